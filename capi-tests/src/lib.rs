@@ -1,0 +1,1 @@
+//! Differential C tests: see `tests/`.

@@ -1,0 +1,2 @@
+//! The `luna` command.
+fn main() {}
