@@ -1,0 +1,5 @@
+//! Epoll sets (stub).
+
+/// An epoll set.
+#[derive(Debug)]
+pub struct Set;
