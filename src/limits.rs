@@ -20,3 +20,14 @@ pub const SEGMENT_PIECES_MAX: usize = 8;
 
 const _: () = assert!(SYN_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(ACCEPT_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
+/// Most frames of one shard that wait for a neighbour's hardware address.
+pub const FRAMES_AWAITING_NEIGHBOUR_MAX: usize = 256;
+/// Most frames of one shard that wait for room in the device's ring; connections are asked for
+/// no more while there are as many.
+pub const TX_QUEUE_FRAMES: usize = 256;
+/// Most segments that one connection sends before the others have their turn.
+pub const SEGMENTS_PER_VISIT: usize = 64;
+/// Most records in TIME-WAIT of one shard.
+pub const TIME_WAIT_MAX: usize = 1 << 18;
+/// Most listeners of one shard.
+pub const LISTENERS_MAX: usize = 1024;
