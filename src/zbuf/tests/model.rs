@@ -373,7 +373,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 192,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn the_pool_agrees_with_the_model(ops in proptest::collection::vec(op(), 1..150)) {
