@@ -67,7 +67,14 @@ fn open(side: usize, queues: &[u32], config: &XdpConfig) -> End {
         addresses: (IPV4[side], IPV4[peer]),
         ports: (PORT, PORT),
     };
-    End { steering, device, pool, out: VecDeque::new(), received: Vec::new(), ends }
+    End {
+        steering,
+        device,
+        pool,
+        out: VecDeque::new(),
+        received: Vec::new(),
+        ends,
+    }
 }
 
 impl End {
@@ -82,8 +89,14 @@ impl End {
             pieces.push(slice);
         }
         let mut header = ArrayVec::new();
-        header.try_extend_from_slice(&self.ends.header(payload.len())).unwrap();
-        self.out.push_back(TxFrame { header, payload: pieces, checksum_offload: false });
+        header
+            .try_extend_from_slice(&self.ends.header(payload.len()))
+            .unwrap();
+        self.out.push_back(TxFrame {
+            header,
+            payload: pieces,
+            checksum_offload: false,
+        });
     }
 
     /// One turn: receives, sends, rings.
@@ -94,7 +107,11 @@ impl End {
     }
 
     fn bytes_of(frame: &RxFrame) -> Vec<u8> {
-        frame.pieces.iter().flat_map(|piece| piece.as_bytes().to_vec()).collect()
+        frame
+            .pieces
+            .iter()
+            .flat_map(|piece| piece.as_bytes().to_vec())
+            .collect()
     }
 
     /// Sends each received frame's payload back, by reference.
@@ -104,9 +121,18 @@ impl End {
             let mut pieces = frame.pieces;
             pieces[0].advance(HEADER_BYTES);
             let mut header = ArrayVec::new();
-            header.try_extend_from_slice(&self.ends.header(total - HEADER_BYTES)).unwrap();
-            let payload = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
-            self.out.push_back(TxFrame { header, payload, checksum_offload: false });
+            header
+                .try_extend_from_slice(&self.ends.header(total - HEADER_BYTES))
+                .unwrap();
+            let payload = pieces
+                .into_iter()
+                .filter(|piece| !piece.is_empty())
+                .collect();
+            self.out.push_back(TxFrame {
+                header,
+                payload,
+                checksum_offload: false,
+            });
         }
     }
 
@@ -123,10 +149,12 @@ impl End {
 
 /// Bounces frames between two devices: `payloads` bytes of payload in pieces of `piece_bytes`.
 fn ping_pong(mtu_bytes: u32, payloads: &[usize], piece_bytes: usize, config: XdpConfig) -> u64 {
-    let Some(pair) = NetnsPair::new(mtu_bytes) else { return 0 };
-    let (ready, stop) = (Barrier::new(2), AtomicBool::new(false));
+    let Some(pair) = &NetnsPair::new(mtu_bytes) else {
+        return 0;
+    };
+    let (ready, stop) = (&Barrier::new(2), &AtomicBool::new(false));
     std::thread::scope(|scope| {
-        pair.spawn_in(scope, 1, || {
+        pair.spawn_in(scope, 1, move || {
             let mut end = open(1, &[0], &config);
             ready.wait();
             while !stop.load(Ordering::Relaxed) {
@@ -135,15 +163,16 @@ fn ping_pong(mtu_bytes: u32, payloads: &[usize], piece_bytes: usize, config: Xdp
             }
             end.close();
         });
-        let sender = pair.spawn_in(scope, 0, || {
+        let sender = pair.spawn_in(scope, 0, move || {
             let mut end = open(0, &[0], &config);
             ready.wait();
             let mut seed = 0;
             for payload_bytes in payloads {
                 for burst in [1, 3, 40] {
                     for headroom in [true, false] {
-                        let sent: Vec<_> =
-                            (seed..seed + burst).map(|s| pattern(s, *payload_bytes)).collect();
+                        let sent: Vec<_> = (seed..seed + burst)
+                            .map(|s| pattern(s, *payload_bytes))
+                            .collect();
                         seed += burst;
                         for payload in &sent {
                             end.queue(payload, piece_bytes, headroom);
@@ -160,7 +189,10 @@ fn ping_pong(mtu_bytes: u32, payloads: &[usize], piece_bytes: usize, config: Xdp
             }
             stop.store(true, Ordering::Relaxed);
             let stats = end.device.stats();
-            assert_eq!((stats.tx_frames, stats.rx_frames), (u64::from(seed), u64::from(seed)));
+            assert_eq!(
+                (stats.tx_frames, stats.rx_frames),
+                (u64::from(seed), u64::from(seed))
+            );
             assert_eq!(stats.tx_bytes, stats.rx_bytes);
             assert_eq!(stats.rx_dropped, 0);
             assert!(stats.doorbells > 0);
@@ -195,24 +227,35 @@ fn long_frames_are_received_in_several_pieces() {
 
 #[test]
 fn without_frames_of_several_pieces_payloads_are_copied_together() {
-    let config = XdpConfig { force_whole_frames: true, ..XdpConfig::default() };
+    let config = XdpConfig {
+        force_whole_frames: true,
+        ..XdpConfig::default()
+    };
     let copied = ping_pong(1500, &[1460], 400, config);
-    assert!(copied == 0 && !rustix::process::geteuid().is_root() || copied >= 1460, "{copied}");
+    assert!(
+        copied == 0 && !rustix::process::geteuid().is_root() || copied >= 1460,
+        "{copied}"
+    );
 }
 
 #[test]
 fn small_rings_lose_nothing_that_fits_the_other_end() {
-    let config = XdpConfig { tx_entries: 64, ..XdpConfig::default() };
+    let config = XdpConfig {
+        tx_entries: 64,
+        ..XdpConfig::default()
+    };
     ping_pong(1500, &[100], 2048, config);
 }
 
 #[test]
 fn ports_that_are_not_ours_reach_the_kernel() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
-    let stop = AtomicBool::new(false);
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
+    let stop = &AtomicBool::new(false);
     let (tell, told) = mpsc::channel();
     std::thread::scope(|scope| {
-        let server = pair.spawn_in(scope, 0, || {
+        let server = pair.spawn_in(scope, 0, move || {
             let mut end = open(0, &[0], &XdpConfig::default());
             assert_eq!(end.steering.mode(), AttachMode::Native);
             let listener = TcpListener::bind((IPV4[0], 80)).unwrap();
@@ -228,12 +271,15 @@ fn ports_that_are_not_ours_reach_the_kernel() {
             let syn = End::bytes_of(&end.received[0]);
             assert_eq!(syn[36..38], PORT.to_be_bytes());
             let counters = end.steering.counters().unwrap();
-            assert!(counters.redirected >= 1 && counters.passed >= 3, "{counters:?}");
+            assert!(
+                counters.redirected >= 1 && counters.passed >= 3,
+                "{counters:?}"
+            );
             while !stop.load(Ordering::Relaxed) {
                 end.turn();
             }
         });
-        pair.run_in(1, || {
+        pair.run_in(1, move || {
             told.recv().unwrap();
             let mut stream = TcpStream::connect((IPV4[0], 80)).unwrap();
             stream.write_all(b"hello").unwrap();
@@ -249,23 +295,31 @@ fn ports_that_are_not_ours_reach_the_kernel() {
         server.join().unwrap();
         pair.run_in(1, || {
             let error = TcpStream::connect((IPV4[0], PORT)).unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+            assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionRefused,
+                "{error}"
+            );
         });
     });
 }
 
 #[test]
 fn a_kernel_connection_outlives_our_taking_its_port() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     let listener = pair.run_in(0, || TcpListener::bind((IPV4[0], PORT)).unwrap());
     let mut client = pair.run_in(1, || TcpStream::connect((IPV4[0], PORT)).unwrap());
     let (mut server, _) = listener.accept().unwrap();
     let (tell, told) = mpsc::channel();
-    let stop = AtomicBool::new(false);
+    let stop = &AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let luna = pair.spawn_in(scope, 0, || {
+        let luna = pair.spawn_in(scope, 0, move || {
             let mut end = open(0, &[0], &XdpConfig::default());
-            end.steering.set_port(PORT, PortOwner::LunaUnlessKernelConnection).unwrap();
+            end.steering
+                .set_port(PORT, PortOwner::LunaUnlessKernelConnection)
+                .unwrap();
             let owner = end.steering.port_owner(PORT).unwrap();
             assert_eq!(owner, PortOwner::LunaUnlessKernelConnection);
             tell.send(()).unwrap();
@@ -296,16 +350,19 @@ fn a_kernel_connection_outlives_our_taking_its_port() {
 
 /// Frames that the program must pass or redirect, by name.
 fn judged_frames() -> Vec<(&'static str, Vec<u8>, bool)> {
-    let ends = Ends { macs: (MACS[1], MACS[0]), addresses: (IPV4[1], IPV4[0]), ports: (9, PORT) };
+    let ends = Ends {
+        macs: (MACS[1], MACS[0]),
+        addresses: (IPV4[1], IPV4[0]),
+        ports: (9, PORT),
+    };
     let plain = [&ends.header(6)[..], b"abcdef"].concat();
     let change = |f: &dyn Fn(&mut Vec<u8>)| {
         let mut frame = plain.clone();
         f(&mut frame);
         frame
     };
-    let tagged = |frame: &[u8], tags: &[[u8; 4]]| {
-        [&frame[..12], &tags.concat(), &frame[12..]].concat()
-    };
+    let tagged =
+        |frame: &[u8], tags: &[[u8; 4]]| [&frame[..12], &tags.concat(), &frame[12..]].concat();
     let ipv6 = |next: u8, last: u8| {
         let mut frame = plain[..12].to_vec();
         frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 26, next, 64]);
@@ -349,16 +406,21 @@ fn judged_frames() -> Vec<(&'static str, Vec<u8>, bool)> {
 
 #[test]
 fn the_program_redirects_exactly_what_is_ours() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     // Nothing but our frames on the link: no router solicitations, no ARP.
     for side in 0..2 {
         pair.command(side, "sysctl -qw net.ipv6.conf.all.router_solicitations=0");
-        pair.command(side, "sysctl -qw net.ipv6.conf.all.mldv2_unsolicited_report_interval=0");
+        pair.command(
+            side,
+            "sysctl -qw net.ipv6.conf.all.mldv2_unsolicited_report_interval=0",
+        );
     }
     let (ask, asked) = mpsc::channel::<()>();
     let (tell, told) = mpsc::channel::<(SteeringCounters, usize)>();
     std::thread::scope(|scope| {
-        pair.spawn_in(scope, 0, || {
+        pair.spawn_in(scope, 0, move || {
             let mut end = open(0, &[0], &XdpConfig::default());
             let v6: IpAddr = "fd00:9::1".parse().unwrap();
             end.steering.set_local_addresses(&[v6, address(1)]).unwrap();
@@ -368,7 +430,7 @@ fn the_program_redirects_exactly_what_is_ours() {
                 let _ = tell.send((end.steering.counters().unwrap(), end.received.len()));
             }
         });
-        pair.run_in(1, || {
+        pair.run_in(1, move || {
             let mut end = open(1, &[0], &XdpConfig::default());
             let now = || {
                 ask.send(()).unwrap();
@@ -380,7 +442,11 @@ fn the_program_redirects_exactly_what_is_ours() {
                 let mut header = ArrayVec::new();
                 header.try_extend_from_slice(&frame[..14]).unwrap();
                 let payload = Pieces::from_iter([payload]);
-                end.out.push_back(TxFrame { header, payload, checksum_offload: false });
+                end.out.push_back(TxFrame {
+                    header,
+                    payload,
+                    checksum_offload: false,
+                });
                 end.turn();
                 let mut after = before;
                 let mut received_after = received;
@@ -392,7 +458,11 @@ fn the_program_redirects_exactly_what_is_ours() {
                         after.passed > before.passed
                     }
                 });
-                assert_eq!(after.redirected - before.redirected, u64::from(ours), "{name}");
+                assert_eq!(
+                    after.redirected - before.redirected,
+                    u64::from(ours),
+                    "{name}"
+                );
                 assert_eq!(received_after - received, usize::from(ours), "{name}");
             }
             drop(ask);
@@ -402,25 +472,32 @@ fn the_program_redirects_exactly_what_is_ours() {
 
 #[test]
 fn sleepers_are_woken_by_frames() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     let (tell, told) = mpsc::channel();
     std::thread::scope(|scope| {
-        let sleeper = pair.spawn_in(scope, 0, || {
+        let sleeper = pair.spawn_in(scope, 0, move || {
             let mut end = open(0, &[0], &XdpConfig::default());
             assert!(end.device.arm(), "nothing has arrived");
             tell.send(()).unwrap();
             // SAFETY: the device is open and not closed while borrowed.
-            let fd =
-                unsafe { std::os::fd::BorrowedFd::borrow_raw(end.device.wait_fds()[0]) };
-            let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
-            let timeout = rustix::time::Timespec { tv_sec: 10, tv_nsec: 0 };
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(end.device.wait_fds()[0]) };
+            let mut polled = [rustix::event::PollFd::new(
+                &fd,
+                rustix::event::PollFlags::IN,
+            )];
+            let timeout = rustix::time::Timespec {
+                tv_sec: 10,
+                tv_nsec: 0,
+            };
             assert_eq!(rustix::event::poll(&mut polled, Some(&timeout)), Ok(1));
             assert!(!end.device.arm(), "a frame waits");
             end.turn();
             assert_eq!(end.received.len(), 1);
             assert!(end.device.arm());
         });
-        pair.run_in(1, || {
+        pair.run_in(1, move || {
             let mut end = open(1, &[0], &XdpConfig::default());
             told.recv().unwrap();
             end.queue(b"wake up", 100, true);
@@ -433,9 +510,14 @@ fn sleepers_are_woken_by_frames() {
 #[test]
 fn a_device_over_several_queues_hears_them_all() {
     const QUEUES: u32 = 4;
-    let Some(pair) = NetnsPair::with_queues(1500, QUEUES) else { return };
+    let Some(pair) = &NetnsPair::with_queues(1500, QUEUES) else {
+        return;
+    };
     pair.run_in(0, || {
-        assert_eq!(Interface::query(INTERFACES[0]).unwrap().receive_queues(), QUEUES);
+        assert_eq!(
+            Interface::query(INTERFACES[0]).unwrap().receive_queues(),
+            QUEUES
+        );
         let mut end = open(0, &[0, 1, 2, 3], &XdpConfig::default());
         // A kernel peer spreads its connections over the queues by their hash.
         for _ in 0..64 {
@@ -446,7 +528,11 @@ fn a_device_over_several_queues_hears_them_all() {
         }
         wait_until("SYNs on several queues", || {
             end.turn();
-            let busy = end.device.queues().iter().filter(|queue| queue.stats().rx_frames > 0);
+            let busy = end
+                .device
+                .queues()
+                .iter()
+                .filter(|queue| queue.stats().rx_frames > 0);
             busy.count() >= 2
         });
         end.close();
@@ -455,7 +541,9 @@ fn a_device_over_several_queues_hears_them_all() {
 
 #[test]
 fn the_program_vanishes_with_its_owner() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     pair.run_in(0, || {
         let attached = || Interface::query(INTERFACES[0]).unwrap().xdp_program;
         let steering = Steering::attach(INTERFACES[0]).unwrap();
@@ -464,7 +552,12 @@ fn the_program_vanishes_with_its_owner() {
         assert_eq!(attached(), None);
 
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "helper_that_holds_a_device", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "helper_that_holds_a_device",
+                "--ignored",
+                "--nocapture",
+            ])
             .env("LUNA_TEST_HOLD", "0")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -475,7 +568,9 @@ fn the_program_vanishes_with_its_owner() {
         assert!(attached().is_some());
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_until("the program goes with a killed process", || attached().is_none());
+        wait_until("the program goes with a killed process", || {
+            attached().is_none()
+        });
         // And the queue is free again.
         open(0, &[0], &XdpConfig::default()).close();
     });
@@ -495,21 +590,37 @@ fn helper_that_holds_a_device() {
 
 #[test]
 fn a_foreign_program_is_named_and_left_alone() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     pair.run_in(0, || {
         let _first = Steering::attach(INTERFACES[0]).unwrap();
-        let id = Interface::query(INTERFACES[0]).unwrap().xdp_program.unwrap();
+        let id = Interface::query(INTERFACES[0])
+            .unwrap()
+            .xdp_program
+            .unwrap();
         let error = Steering::attach(INTERFACES[0]).unwrap_err();
-        let OpenError::ForeignProgram { program_id, program_name, .. } = &error else {
+        let OpenError::ForeignProgram {
+            program_id,
+            program_name,
+            ..
+        } = &error
+        else {
             panic!("{error}");
         };
         assert_eq!((*program_id, program_name.as_str()), (id, "luna_steer"));
         assert!(error.to_string().contains("xdp off"), "{error}");
-        assert_eq!(Interface::query(INTERFACES[0]).unwrap().xdp_program, Some(id));
+        assert_eq!(
+            Interface::query(INTERFACES[0]).unwrap().xdp_program,
+            Some(id)
+        );
     });
     // Attached by netlink, as `ip` does, in generic mode.
     let object = concat!(env!("OUT_DIR"), "/port_redirect.bpf.o");
-    pair.command(1, &format!("ip link set dev luna1 xdpgeneric obj {object} sec xdp.frags"));
+    pair.command(
+        1,
+        &format!("ip link set dev luna1 xdpgeneric obj {object} sec xdp.frags"),
+    );
     pair.run_in(1, || {
         let error = Steering::attach(INTERFACES[1]).unwrap_err();
         assert!(matches!(error, OpenError::ForeignProgram { .. }), "{error}");
@@ -520,7 +631,9 @@ fn a_foreign_program_is_named_and_left_alone() {
 
 #[test]
 fn a_taken_queue_is_named() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     pair.run_in(0, || {
         let end = open(0, &[0], &XdpConfig::default());
         let mut pool = new_pool(1500);
@@ -528,7 +641,10 @@ fn a_taken_queue_is_named() {
             XdpDevice::open(INTERFACES[0], &[queue], pool, &XdpConfig::default())
         };
         let error = open(&mut pool, 0).unwrap_err();
-        assert!(matches!(error, OpenError::QueueTaken { queue: 0, .. }), "{error}");
+        assert!(
+            matches!(error, OpenError::QueueTaken { queue: 0, .. }),
+            "{error}"
+        );
         let error = open(&mut pool, 7).unwrap_err();
         assert!(matches!(error, OpenError::Io { .. }), "{error}");
         assert_eq!(pool.objects_in_use(), 0);
@@ -546,7 +662,9 @@ fn without(dropped: CapabilitySet) {
 
 #[test]
 fn missing_privileges_are_named() {
-    let Some(pair) = NetnsPair::new(1500) else { return };
+    let Some(pair) = &NetnsPair::new(1500) else {
+        return;
+    };
     let open = || {
         let mut pool = new_pool(1500);
         XdpDevice::open(INTERFACES[0], &[0], &mut pool, &XdpConfig::default()).map(drop)
@@ -565,11 +683,17 @@ fn missing_privileges_are_named() {
         without(CapabilitySet::IPC_LOCK);
         let resource = rustix::process::Resource::Memlock;
         let before = rustix::process::getrlimit(resource);
-        let low = rustix::process::Rlimit { current: Some(1 << 20), maximum: before.maximum };
+        let low = rustix::process::Rlimit {
+            current: Some(1 << 20),
+            maximum: before.maximum,
+        };
         rustix::process::setrlimit(resource, low).unwrap();
         let error = open().unwrap_err();
         rustix::process::setrlimit(resource, before).unwrap();
-        assert!(matches!(error, OpenError::LockedMemory { mib: 16, .. }), "{error}");
+        assert!(
+            matches!(error, OpenError::LockedMemory { mib: 16, .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("ulimit -l"), "{error}");
     });
 }

@@ -3,20 +3,20 @@
 use std::net::Ipv4Addr;
 
 /// Ethernet, IPv4 and TCP without options.
-pub const HEADER_BYTES: usize = 14 + 20 + 20;
+pub(crate) const HEADER_BYTES: usize = 14 + 20 + 20;
 
 /// A frame's header: to and from a MAC address and an IPv4 address and port.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
-    pub macs: ([u8; 6], [u8; 6]),
-    pub addresses: (Ipv4Addr, Ipv4Addr),
-    pub ports: (u16, u16),
+pub(crate) struct Ends {
+    pub(crate) macs: ([u8; 6], [u8; 6]),
+    pub(crate) addresses: (Ipv4Addr, Ipv4Addr),
+    pub(crate) ports: (u16, u16),
 }
 
 impl Ends {
     /// The headers of a frame (source first in each pair of `self`) with a payload of
     /// `payload_bytes`.
-    pub fn header(&self, payload_bytes: usize) -> [u8; HEADER_BYTES] {
+    pub(crate) fn header(&self, payload_bytes: usize) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[0..6].copy_from_slice(&self.macs.1);
         header[6..12].copy_from_slice(&self.macs.0);
@@ -37,7 +37,7 @@ impl Ends {
     }
 
     /// The way back.
-    pub fn reversed(self) -> Self {
+    pub(crate) fn reversed(self) -> Self {
         let swap = |(a, b)| (b, a);
         Self {
             macs: (self.macs.1, self.macs.0),
@@ -48,9 +48,12 @@ impl Ends {
 }
 
 /// Bytes that differ from place to place and from `seed` to `seed`.
-pub fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: u32, bytes: usize) -> Vec<u8> {
     (0..bytes as u32)
-        .map(|i| (i.wrapping_mul(31).wrapping_add(seed.wrapping_mul(2_654_435_761)) >> 3) as u8)
+        .map(|i| {
+            (i.wrapping_mul(31)
+                .wrapping_add(seed.wrapping_mul(2_654_435_761))
+                >> 3) as u8
+        })
         .collect()
 }
-

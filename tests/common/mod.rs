@@ -7,5 +7,5 @@
     reason = "a broken assumption of a test is best reported where it shows"
 )]
 
-pub mod frames;
-pub mod netns;
+pub(crate) mod frames;
+pub(crate) mod netns;

@@ -18,46 +18,51 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// The interface of each side.
-pub const INTERFACES: [&str; 2] = ["luna0", "luna1"];
+pub(crate) const INTERFACES: [&str; 2] = ["luna0", "luna1"];
 /// The MAC address of each side.
-pub const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 9, 1], [2, 0, 0, 0, 9, 2]];
+pub(crate) const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 9, 1], [2, 0, 0, 0, 9, 2]];
 /// The IPv4 address of each side.
-pub const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
+pub(crate) const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
 
 /// The IPv4 address of a side.
-pub fn address(side: usize) -> IpAddr {
+pub(crate) fn address(side: usize) -> IpAddr {
     IPV4[side].into()
 }
 
 /// Two namespaces and the link between them.
 #[derive(Debug)]
-pub struct NetnsPair {
+pub(crate) struct NetnsPair {
     namespaces: [OwnedFd; 2],
 }
 
 impl NetnsPair {
     /// A link with this MTU and one queue each way. `None`, after saying why, where the test has
     /// no privilege for it; in CI that is a failure.
-    pub fn new(mtu_bytes: u32) -> Option<Self> {
+    pub(crate) fn new(mtu_bytes: u32) -> Option<Self> {
         Self::with_queues(mtu_bytes, 1)
     }
 
     /// The same with more queues each way.
-    pub fn with_queues(mtu_bytes: u32, queues: u32) -> Option<Self> {
+    pub(crate) fn with_queues(mtu_bytes: u32, queues: u32) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             let reason = "needs root to make network namespaces";
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "in CI, this test {reason}");
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "in CI, this test {reason}"
+            );
             eprintln!("skipped: {reason}");
             return None;
         }
-        let pair = Self { namespaces: [new_namespace(), new_namespace()] };
+        let pair = Self {
+            namespaces: [new_namespace(), new_namespace()],
+        };
         pair.join(mtu_bytes, queues);
         Some(pair)
     }
 
     /// Runs `work` on a thread of its own inside a side's namespace and waits for it. Programs
     /// that it starts are inside, too.
-    pub fn run_in<R: Send>(&self, side: usize, work: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn run_in<R: Send>(&self, side: usize, work: impl FnOnce() -> R + Send) -> R {
         std::thread::scope(|scope| match self.spawn_in(scope, side, work).join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -65,7 +70,7 @@ impl NetnsPair {
     }
 
     /// Starts `work` on a thread of its own inside a side's namespace.
-    pub fn spawn_in<'scope, 'env, R: Send + 'scope>(
+    pub(crate) fn spawn_in<'scope, 'env, R: Send + 'scope>(
         &'env self,
         scope: &'scope std::thread::Scope<'scope, 'env>,
         side: usize,
@@ -79,7 +84,7 @@ impl NetnsPair {
 
     /// Runs a command line (split at blanks, no quoting) inside a side's namespace; panics with
     /// its output if it fails.
-    pub fn command(&self, side: usize, line: &str) -> String {
+    pub(crate) fn command(&self, side: usize, line: &str) -> String {
         self.run_in(side, || command(line))
     }
 
@@ -89,7 +94,8 @@ impl NetnsPair {
         let (release, released) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
             self.spawn_in(scope, 1, move || {
-                tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+                tell.send(rustix::thread::gettid().as_raw_nonzero())
+                    .unwrap();
                 let _ = released.recv();
             });
             let thread = told.recv().unwrap();
@@ -101,8 +107,7 @@ impl NetnsPair {
             );
             drop(release);
         });
-        for side in 0..2 {
-            let interface = INTERFACES[side];
+        for (side, interface) in INTERFACES.into_iter().enumerate() {
             let host = side + 1;
             for line in [
                 "ip link set lo up".to_owned(),
@@ -140,7 +145,7 @@ fn enter(namespace: &OwnedFd) {
 }
 
 /// Runs a command line (split at blanks) in the namespace of the calling thread.
-pub fn command(line: &str) -> String {
+pub(crate) fn command(line: &str) -> String {
     let mut words = line.split_ascii_whitespace();
     let program = words.next().expect("a command");
     let output: Output = Command::new(program)
@@ -158,7 +163,7 @@ pub fn command(line: &str) -> String {
 }
 
 /// Calls `condition` until it is true; panics with `what` after ten seconds.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     #[allow(clippy::disallowed_methods, reason = "a test's deadline")]
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {

@@ -9,8 +9,9 @@
 //! receives into: 2 KiB for an MTU of up to 1,778 bytes, 4 KiB above ([`rx_object_bytes_for`]);
 //! longer frames come and go in several pieces.
 //!
-//! Descriptors are closed and memory is unmapped by dropping; [`Device::close`] also returns the
-//! references that the kernel still had to the pool. A process that dies leaves nothing behind.
+//! Dropping closes descriptors and unmaps rings; [`Device::close`] also returns the references
+//! that the kernel still had to the pool. A process that dies leaves nothing behind. A child made
+//! by `fork` inherits the sockets, and with them the queue: it must drop its copy.
 
 mod ethtool;
 pub mod interface;
@@ -359,16 +360,14 @@ impl Device for XdpQueue {
                     break;
                 }
             }
-            let Some(frame) = frames.pop_front() else {
+            let Some(frame) = frames.front_mut() else {
                 break;
             };
-            match self.post(pool, frame) {
-                Ok(()) => taken += 1,
-                Err(frame) => {
-                    frames.push_front(frame);
-                    break;
-                }
+            if !self.post(pool, frame) {
+                break;
             }
+            frames.pop_front();
+            taken += 1;
         }
         taken
     }
@@ -415,9 +414,16 @@ impl Device for XdpQueue {
         };
         // Keep what is known only while it is open.
         self.stats.rx_dropped += socket.dropped();
-        // From here on the kernel reads and writes nothing: the socket waits for what it started.
+        // Now the rings are unmapped and the descriptor is closed. A kernel that copies touches
+        // the memory no more.
         drop(socket);
         self.partial = Partial::default();
+        if self.binding.zero_copy {
+            // The driver lets go later, when the kernel gets round to telling it: until then it
+            // may write to chunks that it has, and nothing tells us when that is over. What it
+            // had stays out of use for as long as the process lives.
+            return;
+        }
         for offset in self.received.drain() {
             // SAFETY: `alloc_rx` gave the reference; it was on the book, so it is ours.
             unsafe { pool.drop_umem(offset) };
@@ -520,10 +526,12 @@ impl Device for XdpDevice {
     }
 
     fn arm(&mut self) -> bool {
-        // All of them, not only up to the first that is not idle: each may have to be told.
-        self.queues
-            .iter_mut()
-            .fold(true, |idle, queue| queue.arm() && idle)
+        let mut idle = true;
+        for queue in &mut self.queues {
+            // All of them, not only up to the first that is not idle: each may have to be told.
+            idle &= queue.arm();
+        }
+        idle
     }
 
     fn wait_fds(&self) -> &[RawFd] {

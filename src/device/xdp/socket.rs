@@ -14,6 +14,7 @@ use rustix::net::xdp::{
     XdpUmemRegFlags,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::time::Timespec;
 
 use super::XdpConfig;
 use super::interface::{Interface, open_error};
@@ -27,6 +28,14 @@ const COPY_SEGMENTS_MAX: u32 = 17;
 /// The kernel takes at most 32 descriptors per call when it copies (`TX_BATCH_SIZE`, before it
 /// became adjustable): this many calls empty the largest ring.
 const KICKS_MAX: u32 = 256;
+
+/// A queue stays taken for a moment after its socket was closed (the kernel frees it in a work
+/// queue), also if that was a process that died: ask for 100 ms before saying that it is taken.
+const TAKEN_RETRIES: u32 = 50;
+const TAKEN_RETRY_PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 2_000_000,
+};
 
 /// How the socket was bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +161,7 @@ impl Socket {
             let mut flags = mode | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
             flags.set(SocketAddrXdpFlags::XDP_USE_SG, segments_max > 1);
             let address = SocketAddrXdp::new(flags, interface.index, queue);
-            match rustix::net::bind(&self.fd, &address) {
+            match self.bind_patiently(&address) {
                 Ok(()) => {
                     return Ok(Binding {
                         zero_copy: self.is_zero_copy(),
@@ -185,6 +194,17 @@ impl Socket {
             },
             errno => open_error(&interface.name, "bind to a receive queue", errno.into()),
         })
+    }
+
+    fn bind_patiently(&self, address: &SocketAddrXdp) -> rustix::io::Result<()> {
+        for _ in 0..TAKEN_RETRIES {
+            match rustix::net::bind(&self.fd, address) {
+                Err(Errno::BUSY) => {}
+                answer => return answer,
+            }
+            let _ = rustix::thread::nanosleep(&TAKEN_RETRY_PAUSE);
+        }
+        rustix::net::bind(&self.fd, address)
     }
 
     fn is_zero_copy(&self) -> bool {

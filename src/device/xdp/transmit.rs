@@ -21,12 +21,12 @@ struct Posting {
 type Postings = ArrayVec<Posting, DESCRIPTORS_MAX>;
 
 impl XdpQueue {
-    /// Puts a frame into the transmit ring, whole; the caller has made sure of room for it. Gives
-    /// it back if the pool has no object for its header.
+    /// Puts a frame into the transmit ring, whole; the caller has made sure of room for it. False
+    /// if the pool has no object for its header: try again later.
     ///
     /// In order of preference: the header in front of the payload, in the same descriptor; the
     /// header in an object of its own and the payload where it is; all copied together.
-    pub(super) fn post(&mut self, pool: &mut Pool, mut frame: TxFrame) -> Result<(), TxFrame> {
+    pub(super) fn post(&mut self, pool: &mut Pool, frame: &mut TxFrame) -> bool {
         let payload_bytes: usize = frame.payload.iter().map(Slice::len).sum();
         let bytes = frame.header.len() + payload_bytes;
         let segments_max = DESCRIPTORS_MAX.min(self.binding.segments_max as usize);
@@ -37,24 +37,21 @@ impl XdpQueue {
             .iter()
             .all(|piece| pool.owns(piece.as_bytes().as_ptr()));
         let postings = by_reference
-            .then(|| self.by_reference(pool, &mut frame, segments_max))
+            .then(|| self.by_reference(pool, frame, segments_max))
             .flatten()
             .or_else(|| {
-                let postings = self.linearise(pool, &frame, bytes, segments_max)?;
+                let postings = self.linearise(pool, frame, bytes, segments_max)?;
                 self.stats.bytes_copied += payload_bytes as u64;
                 Some(postings)
             });
         let Some(postings) = postings else {
-            if bytes > self.frame_bytes_max {
-                // It would never fit: the stack disregarded our capabilities, or the MTU shrank.
-                return Ok(());
-            }
-            return Err(frame);
+            // A frame that would never fit is dropped: the stack disregarded our capabilities.
+            return bytes > self.frame_bytes_max;
         };
         self.stats.tx_frames += 1;
         self.stats.tx_bytes += bytes as u64;
         self.push(postings);
-        Ok(())
+        true
     }
 
     fn by_reference(
