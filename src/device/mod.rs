@@ -9,6 +9,8 @@ pub mod pair;
 pub mod pcap;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "xdp")]
+pub mod xdp;
 
 use arrayvec::ArrayVec;
 use thiserror::Error;
@@ -110,6 +112,11 @@ pub trait Device {
 
     /// Counters.
     fn stats(&self) -> DeviceStats;
+
+    /// Leaves the link and returns every object to `pool`. Afterwards nothing arrives and
+    /// nothing is taken. A device that is dropped without this leaves the link as well, but the
+    /// objects that the link had stay lost to the pool.
+    fn close(&mut self, pool: &mut Pool);
 }
 
 impl<D: Device + ?Sized> Device for Box<D> {
