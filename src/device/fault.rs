@@ -232,6 +232,10 @@ impl<D: Device, C: Clock> Device for Fault<D, C> {
     fn stats(&self) -> DeviceStats {
         self.inner.stats()
     }
+
+    fn close(&mut self, pool: &mut Pool) {
+        self.inner.close(pool);
+    }
 }
 
 /// One direction.

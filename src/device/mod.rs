@@ -151,6 +151,10 @@ impl<D: Device + ?Sized> Device for Box<D> {
     fn stats(&self) -> DeviceStats {
         (**self).stats()
     }
+
+    fn close(&mut self, pool: &mut Pool) {
+        (**self).close(pool);
+    }
 }
 
 /// Why a device could not be opened. Each says what failed, on what, and what to do.

@@ -164,6 +164,10 @@ impl<D: Device, C: Clock, W: Write> Device for Capture<D, C, W> {
     fn stats(&self) -> DeviceStats {
         self.inner.stats()
     }
+
+    fn close(&mut self, pool: &mut Pool) {
+        self.inner.close(pool);
+    }
 }
 
 /// The file's side.

@@ -69,6 +69,8 @@ pub struct Counters {
     pub retransmits: u64,
     /// Resets sent for segments that belong to nothing.
     pub resets_out: u64,
+    /// SYN cookies sent.
+    pub cookies_out: u64,
     /// Connections opened by us.
     pub active_opens: u64,
     /// Connections opened by peers and established.

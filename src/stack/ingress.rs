@@ -12,7 +12,10 @@ use crate::tcp::{self, Disposition, SegmentIn};
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::PROTOCOL_TCP;
-use crate::wire::{Ecn, EtherType, EthernetHeader, IpHeader, ParseError, TcpFlags, TcpHeader};
+use crate::wire::{Ecn, EtherType, EthernetHeader, IpHeader, ParseError, TcpHeader};
+
+/// How far after a connection in TIME-WAIT its successor begins: a window further on (RFC 6191).
+const REUSE_GAP: u32 = 65_537;
 
 /// A TCP segment with the addresses of the packet that it came in.
 #[derive(Debug)]
@@ -126,11 +129,11 @@ impl Shard {
         match self.flows.get(&key) {
             Some(Flow::Connection(index)) => self.segment_for_connection(now, index, arrived),
             Some(Flow::TimeWait(index)) => self.segment_for_time_wait(now, index, arrived),
-            None => self.segment_for_listener(now, arrived),
+            None => self.segment_for_listener(now, arrived, None),
         }
     }
 
-    fn segment_for_connection(&mut self, now: Instant, index: u32, mut arrived: Arrived) {
+    pub(super) fn segment_for_connection(&mut self, now: Instant, index: u32, mut arrived: Arrived) {
         let Some(slot) = self.slots.at_mut(index) else { return };
         let disposition = slot.conn.on_segment(
             now,
@@ -146,9 +149,9 @@ impl Shard {
             Disposition::Reset(reply) => self.reply(now, arrived.local, arrived.remote, &reply),
             Disposition::Orphan => self.reset(now, &arrived),
             Disposition::Reopen => {
-                self.after_input(now, index);
+                let next = slot.conn.time_wait_seed().snd_nxt;
                 self.forget(index);
-                self.segment_for_listener(now, arrived);
+                self.segment_for_listener(now, arrived, Some(next + REUSE_GAP));
                 return;
             }
         }
@@ -177,11 +180,6 @@ impl Shard {
         let hop = self.link.hop(now, local.ip(), remote.ip(), &mut cache).clone();
         self.send_frame(now, (local.ip(), remote.ip()), &hop, header, Pieces::new(), Ecn::NotEct);
     }
-}
-
-/// Whether a segment may open a connection at all.
-pub(super) fn is_bare_syn(header: &TcpHeader) -> bool {
-    header.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN
 }
 
 /// Both addresses of a packet are of one family by construction.

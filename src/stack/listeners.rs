@@ -7,14 +7,17 @@ use std::collections::VecDeque;
 use super::api::{Accepted, ConnId, ListenId, OpenError, Ready, Wakeup};
 use super::counters::Drop;
 use super::flow_table::{Flow, FlowKey};
-use super::ingress::{Arrived, default_mss, is_bare_syn};
+use super::ingress::{Arrived, default_mss};
 use super::link::HopCache;
 use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
-use crate::limits::{ACCEPT_QUEUE_MAX, SYN_QUEUE_MAX};
-use crate::tcp::{Config, Connection, Ports, TimeWaitDecision};
+use crate::tcp::listener::{HandshakeDone, ListenDisposition, ListenDrop};
+use crate::tcp::time_wait::TimeWaitDecision;
+use crate::tcp::{Config, Connection, Ports, cookie, listener};
 use crate::time::Instant;
-use crate::wire::TcpFlags;
+use crate::zbuf::Slice;
+use crate::wire::{Ecn, SeqNum};
+use crate::device::Pieces;
 
 /// No listener.
 pub(super) const NO_LISTENER: u32 = u32::MAX;
@@ -27,12 +30,11 @@ const HEADERS_V6: u32 = 60;
 pub(super) struct Listener {
     local: SocketAddr,
     dual_stack: bool,
-    backlog: usize,
     config: Config,
     token: u64,
-    /// Connections whose handshake is not complete.
-    half_open: usize,
-    /// Complete ones, oldest first.
+    /// How many connections are on their way in.
+    accounting: listener::Listener,
+    /// Those that wait to be accepted, oldest first.
     queue: VecDeque<u32>,
 }
 
@@ -42,11 +44,6 @@ impl Listener {
         let family = self.local.is_ipv4() == to.is_ipv4();
         self.local.port() == to.port()
             && (self.local.ip() == to.ip() || any && (family || self.dual_stack && to.is_ipv4()))
-    }
-
-    fn is_full(&self) -> bool {
-        // Linux lets the queue grow to one more than the backlog.
-        self.queue.len() > self.backlog
     }
 }
 
@@ -62,7 +59,7 @@ impl Shard {
         &mut self,
         local: SocketAddr,
         dual_stack: bool,
-        backlog: u32,
+        backlog: i32,
         config: &Config,
         token: u64,
     ) -> Result<ListenId, OpenError> {
@@ -74,10 +71,9 @@ impl Shard {
         let listener = Listener {
             local,
             dual_stack,
-            backlog: (backlog as usize).min(ACCEPT_QUEUE_MAX),
             config: config.clone(),
             token,
-            half_open: 0,
+            accounting: listener::Listener::new(backlog),
             queue: VecDeque::new(),
         };
         let key = self.listeners.insert(listener).map_err(|_| OpenError::TableFull)?;
@@ -86,9 +82,9 @@ impl Shard {
     }
 
     /// Changes how many connections may wait.
-    pub fn set_backlog(&mut self, id: ListenId, backlog: u32) {
+    pub fn set_backlog(&mut self, id: ListenId, backlog: i32) {
         if let Some(listener) = self.listeners.get_mut(listener_key(id)) {
-            listener.backlog = (backlog as usize).min(ACCEPT_QUEUE_MAX);
+            listener.accounting.set_backlog(backlog);
         }
     }
 
@@ -96,6 +92,7 @@ impl Shard {
     pub fn accept(&mut self, id: ListenId, token: u64) -> Option<Accepted> {
         let listener = self.listeners.get_mut(listener_key(id))?;
         let index = listener.queue.pop_front()?;
+        listener.accounting.on_accepted();
         let key = self.slots.key_at(index)?;
         let slot = self.slots.at_mut(index)?;
         slot.token = token;
@@ -117,8 +114,9 @@ impl Shard {
     }
 
     /// How many connections wait to be accepted, and how many may.
-    pub fn listener_queue(&self, id: ListenId) -> Option<(usize, usize)> {
-        self.listeners.get(listener_key(id)).map(|l| (l.queue.len(), l.backlog))
+    pub fn listener_queue(&self, id: ListenId) -> Option<(u32, u32)> {
+        let listener = self.listeners.get(listener_key(id))?;
+        Some((listener.accounting.waiting(), listener.accounting.backlog()))
     }
 
     /// Stops listening and resets what was not accepted.
@@ -161,57 +159,142 @@ impl Shard {
             .copied()
     }
 
-    /// A segment for no connection that we know of (RFC 9293 §3.10.7.1 and §3.10.7.2).
-    pub(super) fn segment_for_listener(&mut self, now: Instant, arrived: Arrived) {
-        let Some(listener) = self.find_listener(arrived.local) else {
+    /// A segment for no connection that we know of (RFC 9293 §3.10.7.1 and §3.10.7.2). A
+    /// successor of a connection in TIME-WAIT must not begin before `iss_min`.
+    pub(super) fn segment_for_listener(
+        &mut self,
+        now: Instant,
+        arrived: Arrived,
+        iss_min: Option<SeqNum>,
+    ) {
+        let Some(index) = self.find_listener(arrived.local) else {
             self.reset(now, &arrived);
             return;
         };
-        if !is_bare_syn(&arrived.header) {
-            //= RFC 9293 §3.10.7.2
-            //# "Any acknowledgment is bad if it arrives on a connection still in the LISTEN
-            //# state. An acceptable reset segment should be formed"
-            if arrived.header.flags.contains(TcpFlags::ACK) {
-                self.reset(now, &arrived);
+        let Some(listener) = self.listeners.at(index) else { return };
+        match listener.accounting.on_segment(now, &arrived.header, arrived.payload_len) {
+            ListenDisposition::Drop(ListenDrop::AcceptQueueFull) => {
+                self.stats.count_drop(Drop::ListenOverflow);
             }
-            return;
+            ListenDisposition::Drop(_) => {}
+            ListenDisposition::Reset(header) => {
+                self.stats.resets_out += 1;
+                self.reply(now, arrived.local, arrived.remote, &header);
+            }
+            ListenDisposition::Create => self.open_passively(now, index, &arrived, iss_min),
+            ListenDisposition::Cookie => self.send_cookie(now, index, &arrived),
+            ListenDisposition::CheckCookie(reset) => {
+                self.open_from_cookie(now, index, arrived, &reset);
+            }
         }
-        self.open_passively(now, listener, &arrived);
     }
 
-    fn open_passively(&mut self, now: Instant, index: u32, arrived: &Arrived) {
+    fn open_passively(
+        &mut self,
+        now: Instant,
+        index: u32,
+        arrived: &Arrived,
+        iss_min: Option<SeqNum>,
+    ) {
         let Some(listener) = self.listeners.at(index) else { return };
-        // As Linux: a SYN that finds a queue full is dropped, and its sender tries again.
-        if listener.is_full() || listener.half_open >= SYN_QUEUE_MAX {
-            self.stats.count_drop(Drop::ListenOverflow);
-            return;
-        }
-        let config = self.complete(&listener.config, arrived.local.ip(), arrived.remote.ip());
         let (local, remote) = (arrived.local, arrived.remote);
-        let iss = self.isn.isn(now, local, remote);
+        let config = self.complete(&listener.config, local.ip(), remote.ip());
+        let iss = self.isn.initial_sequence(now, local, remote);
+        let iss = iss_min.map_or(iss, |min| min.latest(iss));
         let ts_offset = self.isn.timestamp_offset(local, remote);
         let ports = Ports { local: local.port(), remote: remote.port() };
         let conn = Connection::accept(&config, ports, iss, ts_offset, &arrived.header, now);
+        if let Some(child) = self.insert_child(index, conn, arrived) {
+            if let Some(listener) = self.listeners.at_mut(index) {
+                listener.accounting.on_created();
+            }
+            self.after_input(now, child);
+        }
+    }
+
+    fn insert_child(
+        &mut self,
+        listener: u32,
+        conn: Connection<Slice>,
+        arrived: &Arrived,
+    ) -> Option<u32> {
         let slot = Slot {
             conn,
             token: 0,
             marks: Mark::EMBRYONIC,
             edges: Ready::empty(),
             error: None,
-            listener: index,
-            local,
-            remote,
+            listener,
+            local: arrived.local,
+            remote: arrived.remote,
             hop: HopCache::default(),
         };
         let Ok(key) = self.slots.insert(slot) else {
             self.stats.count_drop(Drop::TableFull);
+            return None;
+        };
+        let flow = FlowKey::new(arrived.local, arrived.remote);
+        self.flows.insert(flow, Flow::Connection(key.index));
+        Some(key.index)
+    }
+
+    /// Too many handshakes are under way: answers a SYN and keeps nothing (RFC 4987 §3.6).
+    #[cold]
+    fn send_cookie(&mut self, now: Instant, index: u32, arrived: &Arrived) {
+        let (local, remote) = (arrived.local, arrived.remote);
+        let Some(listener) = self.listeners.at_mut(index) else { return };
+        listener.accounting.on_cookie_sent(now);
+        let config = listener.config.clone();
+        let config = self.complete(&config, local.ip(), remote.ip());
+        let offset = self.isn.timestamp_offset(local, remote);
+        let baked = cookie::bake(&self.isn, now, (local, remote), &arrived.header, offset);
+        let ports = Ports { local: local.port(), remote: remote.port() };
+        let mut conn: Connection<Slice> =
+            Connection::accept(&config, ports, baked.iss, baked.ts_offset, &arrived.header, now);
+        if let Some(syn_ack) = conn.poll_transmit(now) {
+            self.stats.cookies_out += 1;
+            let mut cache = HopCache::default();
+            let hop = self.link.hop(now, local.ip(), remote.ip(), &mut cache).clone();
+            let ends = (local.ip(), remote.ip());
+            self.send_frame(now, ends, &hop, &syn_ack.header, Pieces::new(), Ecn::NotEct);
+        }
+    }
+
+    #[cold]
+    fn open_from_cookie(
+        &mut self,
+        now: Instant,
+        index: u32,
+        arrived: Arrived,
+        reset: &crate::wire::TcpHeader,
+    ) {
+        let (local, remote) = (arrived.local, arrived.remote);
+        let Some(found) = cookie::check(&self.isn, now, (local, remote), &arrived.header) else {
+            self.stats.resets_out += 1;
+            self.reply(now, local, remote, reset);
             return;
         };
-        if let Some(listener) = self.listeners.at_mut(index) {
-            listener.half_open += 1;
+        let Some(listener) = self.listeners.at_mut(index) else { return };
+        if listener.accounting.is_accept_queue_full() {
+            self.stats.count_drop(Drop::ListenOverflow);
+            return;
         }
-        self.flows.insert(FlowKey::new(local, remote), Flow::Connection(key.index));
-        self.after_input(now, key.index);
+        listener.accounting.on_created();
+        let config = listener.config.clone();
+        let config = self.complete(&config, local.ip(), remote.ip());
+        let ts_offset = self.isn.timestamp_offset(local, remote);
+        let ports = Ports { local: local.port(), remote: remote.port() };
+        let conn = Connection::accept_after_syn_ack(
+            &config, ports, found.iss, ts_offset, &found.syn, now, 0, now,
+        );
+        match self.insert_child(index, conn, &arrived) {
+            Some(child) => self.segment_for_connection(now, child, arrived),
+            None => {
+                if let Some(listener) = self.listeners.at_mut(index) {
+                    listener.accounting.on_handshake_failed();
+                }
+            }
+        }
     }
 
     /// A listener's or an application's settings, completed by what the way to the peer gives.
@@ -237,7 +320,11 @@ impl Shard {
         self.stats.passive_opens += 1;
         let listener = slot.listener;
         if let Some(listener) = self.listeners.at_mut(listener) {
-            listener.half_open = listener.half_open.saturating_sub(1);
+            // The SYN was only taken because there was room; a queue that filled up since may
+            // grow past its bound by the handshakes that were under way.
+            if listener.accounting.on_handshake_done() == HandshakeDone::QueueFull {
+                listener.accounting.force_queued();
+            }
             listener.queue.push_back(index);
             self.listener_wakeups.push(Wakeup { token: listener.token, edge: Ready::IN });
         }
@@ -257,8 +344,9 @@ impl Shard {
         if let Some(listener) = self.listeners.at_mut(slot.listener) {
             if connected {
                 listener.queue.retain(|i| *i != index);
+                listener.accounting.on_accepted();
             } else {
-                listener.half_open = listener.half_open.saturating_sub(1);
+                listener.accounting.on_handshake_failed();
             }
         }
     }
@@ -268,13 +356,15 @@ impl Shard {
         let Some(record) = self.time_waits.at_mut(index) else { return };
         match record.state.on_segment(now, &arrived.header, arrived.payload_len) {
             TimeWaitDecision::Ignore => {}
-            TimeWaitDecision::Reply(header) => {
+            TimeWaitDecision::Ack(header) => {
                 self.reply(now, arrived.local, arrived.remote, &header);
             }
-            TimeWaitDecision::Reuse => {
+            TimeWaitDecision::Reuse { iss_min } => {
                 if self.find_listener(arrived.local).is_some() {
                     self.time_waits.remove(&mut self.flows, index);
-                    self.segment_for_listener(now, arrived);
+                    self.segment_for_listener(now, arrived, Some(iss_min));
+                } else {
+                    self.reset(now, &arrived);
                 }
             }
         }

@@ -19,7 +19,9 @@ use super::timer_wheel::TimerWheel;
 use crate::control::ControlHandle;
 use crate::device::{Capabilities, Device, DeviceStats, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
-use crate::tcp::{Connection, Event, IsnGenerator, State};
+use crate::tcp::isn::IsnGenerator;
+use crate::tcp::time_wait::TimeWait;
+use crate::tcp::{Connection, Event, State};
 use crate::time::{Duration, Instant};
 use crate::zbuf::{Pool, Slice};
 
@@ -364,11 +366,11 @@ impl Shard {
 
     /// After a connection has said all it had to say: re-arms its timer, or lets it go.
     pub(super) fn settle(&mut self, now: Instant, index: u32) {
+        let unborn = self.is_unborn(index);
         let Some(slot) = self.slots.at_mut(index) else { return };
         let unwanted = slot.marks.contains(Mark::DETACHED);
         match slot.conn.state() {
-            State::Closed if unwanted => self.forget(index),
-            State::Closed if self.is_unborn(index) => self.forget(index),
+            State::Closed if unwanted || unborn => self.forget(index),
             State::TimeWait if unwanted => self.retire(now, index),
             _ => {
                 let at = slot.conn.poll_at();
@@ -385,11 +387,9 @@ impl Shard {
     fn retire(&mut self, now: Instant, index: u32) {
         let Some(slot) = self.slots.at(index) else { return };
         let ends = (slot.local, slot.remote);
-        let record = slot.conn.time_wait(now);
+        let record = TimeWait::new(&slot.conn.time_wait_seed(), now);
         self.forget(index);
-        if let Some(record) = record {
-            self.time_waits.insert(&mut self.flows, ends, record);
-        }
+        self.time_waits.insert(&mut self.flows, now, ends, record);
     }
 
     /// Removes a connection from every table.

@@ -14,6 +14,7 @@ use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
 use crate::tcp::{Config, Connection, Payload, Ports, State};
 use crate::time::Instant;
+use crate::zbuf::Slice;
 
 /// Room in front of copied payload for Ethernet, IP and TCP headers, so that a segment that is
 /// one object's payload goes out as one piece. A multiple of a cache line.
@@ -41,7 +42,7 @@ impl Shard {
             return Err(OpenError::AddressInUse);
         }
         let config = self.complete(config, local.ip(), remote.ip());
-        let iss = self.isn.isn(now, local, remote);
+        let iss = self.isn.initial_sequence(now, local, remote);
         let ts_offset = self.isn.timestamp_offset(local, remote);
         let ports = Ports { local: local.port(), remote: remote.port() };
         let slot = Slot {
@@ -74,7 +75,7 @@ impl Shard {
     /// See [`SendError`].
     pub fn send(
         &mut self,
-        now: Instant,
+        _now: Instant,
         id: ConnId,
         bufs: &[IoSlice<'_>],
         more: bool,
@@ -84,10 +85,10 @@ impl Shard {
             return Err(SendError::Failed(error));
         }
         match slot.conn.state() {
-            State::SynSent | State::SynReceived if !slot.conn.is_send_shut() => {
+            State::SynSent | State::SynReceived if !slot.conn.is_send_closed() => {
                 return Err(SendError::NotConnected);
             }
-            State::Established | State::CloseWait if !slot.conn.is_send_shut() => {}
+            State::Established | State::CloseWait if !slot.conn.is_send_closed() => {}
             _ => return Err(SendError::BrokenPipe),
         }
         let wanted: usize = bufs.iter().map(|b| b.len()).sum();
@@ -96,7 +97,7 @@ impl Shard {
             slot.conn.want_write();
             return Err(SendError::WouldBlock);
         }
-        let segment = usize::from(slot.conn.send_mss());
+        let segment = slot.conn.mss() as usize;
         let mut sent = 0;
         'bufs: for buf in bufs {
             let mut rest: &[u8] = buf;
@@ -105,8 +106,7 @@ impl Shard {
                     break 'bufs;
                 }
                 let offer = rest.get(..room.min(rest.len())).unwrap_or(rest);
-                // Fill up what the last call left of a segment first.
-                let mut taken = slot.conn.append(offer, segment);
+                let mut taken = fill_tail(&mut slot.conn, offer, segment, more);
                 if taken == 0 {
                     let bytes = segment.min(offer.len());
                     let Some(mut piece) =
@@ -115,7 +115,9 @@ impl Shard {
                         break 'bufs;
                     };
                     taken = piece.append(offer.get(..bytes).unwrap_or(offer));
-                    slot.conn.push(piece);
+                    if slot.conn.push(piece, more).is_err() {
+                        break 'bufs;
+                    }
                 }
                 room -= taken;
                 sent += taken;
@@ -132,7 +134,6 @@ impl Shard {
         if sent < wanted {
             slot.conn.want_write();
         }
-        slot.conn.pushed(now, more);
         self.stats.bytes_copied += sent as u64;
         self.mark_dirty(id.index);
         Ok(sent)
@@ -144,7 +145,7 @@ impl Shard {
     /// See [`RecvError`].
     pub fn recv(
         &mut self,
-        now: Instant,
+        _now: Instant,
         id: ConnId,
         bufs: &mut [IoSliceMut<'_>],
         mode: RecvMode,
@@ -173,7 +174,7 @@ impl Shard {
             copy_out(slot.conn.peek_pieces(), bufs)
         };
         if !mode.peek {
-            slot.conn.consume(now, received);
+            slot.conn.consume(received);
             self.mark_dirty(id.index);
         }
         self.stats.bytes_copied += received as u64;
@@ -215,8 +216,8 @@ impl Shard {
         let conn = &slot.conn;
         let state = conn.state();
         let mut ready = Ready::empty();
-        let read_over = conn.recv_finished_or_queued() || slot.marks.contains(Mark::READ_SHUT);
-        let write_over = conn.is_send_shut();
+        let read_over = conn.peer_closed() || slot.marks.contains(Mark::READ_SHUT);
+        let write_over = conn.is_send_closed();
         if slot.error.is_some() {
             ready |= Ready::ERR;
         }
@@ -256,12 +257,19 @@ impl Shard {
 
     /// Replaces the settings that can change during a connection's life.
     pub fn configure(&mut self, now: Instant, id: ConnId, config: &Config) {
-        let Some(slot) = self.slots.get(slot_key(id)) else { return };
-        let config = self.complete(config, slot.local.ip(), slot.remote.ip());
-        if let Some(slot) = self.slots.get_mut(slot_key(id)) {
-            slot.conn.configure(now, &config);
-            self.mark_dirty(id.index);
-        }
+        let Some(slot) = self.slots.get_mut(slot_key(id)) else { return };
+        let conn = &mut slot.conn;
+        conn.set_nodelay(config.nodelay);
+        conn.set_cork(config.cork);
+        conn.set_keepalive(config.keepalive, now);
+        conn.set_user_timeout(config.user_timeout);
+        conn.set_delayed_ack(config.delayed_ack);
+        conn.set_rto_bounds(config.rto_min, config.rto_max);
+        conn.set_fin_wait_2(config.fin_wait_2);
+        conn.set_syn_retries(config.syn_retries);
+        conn.set_send_buffer(config.snd_buf_max_bytes);
+        conn.set_receive_buffer(config.rcv_buf_max_bytes);
+        self.mark_dirty(id.index);
     }
 
     /// Bytes that can be read now (`SIOCINQ`).
@@ -276,9 +284,23 @@ impl Shard {
             .map_or((0, 0), |s| (s.conn.unacked_bytes(), s.conn.unsent_bytes()))
     }
 
-    /// Notes that a failed connection attempt has been told to the application.
-    pub fn has_failed(&self, id: ConnId) -> Option<ConnError> {
+    /// The pending error, left in place.
+    pub fn pending_error(&self, id: ConnId) -> Option<ConnError> {
         self.slots.get(slot_key(id))?.error
+    }
+}
+
+/// Fills up the last piece written to the size of a segment, so that small writes share objects
+/// and segments. A piece that has been sent already and is not tiny is left alone: a segment that
+/// begins at its own object's start goes out as one piece.
+fn fill_tail(conn: &mut Connection<Slice>, bytes: &[u8], segment: usize, more: bool) -> usize {
+    const TINY: usize = 256;
+    let tail = conn.tail_len();
+    let worth_it = conn.unsent_bytes() > 0 || tail < TINY;
+    let room = segment.saturating_sub(tail).min(bytes.len());
+    match bytes.get(..room) {
+        Some(part) if worth_it && tail > 0 && room > 0 => conn.append(part, more),
+        _ => 0,
     }
 }
 

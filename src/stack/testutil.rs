@@ -75,6 +75,14 @@ impl Two {
         SocketAddr::new(address(n), port)
     }
 
+    /// Turns end `n` once.
+    pub fn turn(&mut self, n: usize) {
+        if let (Some(end), Some(wakeups)) = (self.ends.get_mut(n), self.wakeups.get_mut(n)) {
+            end.turn(self.now);
+            end.take_wakeups(wakeups);
+        }
+    }
+
     /// Turns both ends in turn until neither does anything, without letting time pass.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::flow_table::{Flow, FlowKey, FlowTable};
 use super::slab::{Slab, SlabKey};
 use crate::limits::TIME_WAIT_MAX;
-use crate::tcp::TimeWait;
+use crate::tcp::time_wait::TimeWait;
 use crate::time::Instant;
 
 /// One record.
@@ -39,19 +39,16 @@ impl TimeWaits {
         self.records.at_mut(index)
     }
 
-    pub(super) fn at(&self, index: u32) -> Option<&Record> {
-        self.records.at(index)
-    }
-
     /// Keeps a record and names it in `flows`. When there is no room the oldest gives way:
     /// better a short TIME-WAIT than refusing connections.
     pub(super) fn insert(
         &mut self,
         flows: &mut FlowTable,
+        now: Instant,
         ends: (SocketAddr, SocketAddr),
         state: TimeWait,
     ) {
-        let expires = state.expires();
+        let expires = state.expires_at(now);
         let key = FlowKey::new(ends.0, ends.1);
         let record = Record { key, local_port: ends.0.port(), state };
         let record = match self.records.insert(record) {
@@ -89,11 +86,10 @@ impl TimeWaits {
             }
             self.order.pop_front();
             let Some(record) = self.records.get(slot) else { continue };
-            let expires = record.state.expires();
-            if expires > now {
-                self.order.push_back((expires, slot));
-            } else {
+            if record.state.is_expired(now) {
                 self.remove(flows, slot.index);
+            } else {
+                self.order.push_back((record.state.expires_at(now), slot));
             }
         }
     }

@@ -43,6 +43,7 @@ mod area;
 mod backing;
 mod cell;
 mod layout;
+mod payload;
 mod pool;
 mod slice;
 #[cfg(test)]
