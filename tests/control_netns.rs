@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use luna::control::{Change, Mirror, Neighbour, NeighbourState, RouteError, Tables};
 use luna::time::{Clock, Duration, Instant, SystemClock};
+use luna::wire::Mac;
 use netns::Pair;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
@@ -269,7 +270,7 @@ fn a_link_that_goes_down_takes_its_routes_along() {
     });
     pair.ip(&["link", "set", "v0", "address", "02:00:00:00:00:99"]);
     until(&mut mirror, "address of the link", |t| {
-        t.link_by_name("v0").unwrap().mac == Some([2, 0, 0, 0, 0, 0x99])
+        t.link_by_name("v0").unwrap().mac == Some(Mac([2, 0, 0, 0, 0, 0x99]))
     });
     // Not every kernel has VLAN interfaces; decoding one has a unit test too.
     if pair.try_ip(&[
@@ -329,7 +330,7 @@ fn confirming_makes_an_entry_reachable_and_spares_permanent_ones() {
     let mut mirror = pair.enter(Mirror::open).unwrap();
     let handle = mirror.handle();
     let ifindex = mirror.tables().link_by_name("v0").unwrap().index;
-    let known = |state| Neighbour::Known([2, 0, 0, 0, 0, 2], state);
+    let known = |state| Neighbour::Known(Mac([2, 0, 0, 0, 0, 2]), state);
     assert_eq!(
         mirror.tables().neighbour(ifindex, peer),
         known(NeighbourState::Stale)

@@ -6,9 +6,10 @@ use core::net::IpAddr;
 use std::sync::Arc;
 
 use super::tables::{
-    Address, Link, MacAddress, Neighbour, NeighbourEntry, NextHop, RouteEntry, RouteKey, RouteKind,
-    TableId, Tables, device_of, mask,
+    Address, Link, Neighbour, NeighbourEntry, NextHop, RouteEntry, RouteKey, RouteKind, TableId,
+    Tables, device_of, mask,
 };
+use crate::wire::Mac;
 
 impl Tables {
     /// Fills a picture by hand.
@@ -35,7 +36,7 @@ impl TablesBuilder {
 
     /// Adds an Ethernet link that is up, with the given name, address and MTU in bytes.
     #[must_use]
-    pub fn ethernet(self, index: u32, name: &str, mac: MacAddress, mtu: u32) -> Self {
+    pub fn ethernet(self, index: u32, name: &str, mac: Mac, mtu: u32) -> Self {
         self.link(Link {
             index,
             name: name.to_owned(),

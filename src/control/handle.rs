@@ -164,6 +164,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Mac;
 
     #[test]
     fn pacer_admits_once_per_interval_and_stays_bounded() {
@@ -185,7 +186,11 @@ mod tests {
     fn publishing_changes_the_generation_and_the_tables() {
         let handle = ControlHandle::from_static(Tables::default());
         let before = handle.generation();
-        handle.publish(Tables::builder().ethernet(3, "e", [0; 6], 1500).build());
+        handle.publish(
+            Tables::builder()
+                .ethernet(3, "e", Mac([0; 6]), 1500)
+                .build(),
+        );
         assert_ne!(handle.generation(), before);
         assert!(handle.tables().link(3).is_some());
         assert!(!handle.request_resolve(Instant::ZERO, 3, [10, 0, 0, 1].into()));

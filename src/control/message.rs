@@ -24,9 +24,10 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::tables::{
-    Address, Link, MacAddress, Neighbour, NeighbourEntry, NeighbourState, NextHop, RouteEntry,
-    RouteKey, RouteKind, Scope, TableId, Vlan, device_of, mask,
+    Address, Link, Neighbour, NeighbourEntry, NeighbourState, NextHop, RouteEntry, RouteKey,
+    RouteKind, Scope, TableId, Vlan, device_of, mask,
 };
+use crate::wire::Mac;
 
 // From <linux/rtnetlink.h>, <linux/if_link.h> and <linux/fib_rules.h>; `libc` lacks them.
 const RTA_VIA: u16 = 18;
@@ -180,7 +181,7 @@ fn link(payload: &[u8]) -> Option<Link> {
     let mut vlan_id = None;
     attributes(payload.get(16..)?, |kind, value| match kind {
         libc::IFLA_IFNAME => out.name = read_string(value),
-        libc::IFLA_ADDRESS => out.mac = MacAddress::try_from(value).ok(),
+        libc::IFLA_ADDRESS => out.mac = <[u8; 6]>::try_from(value).ok().map(Mac),
         libc::IFLA_MTU => out.mtu = read_u32(value).unwrap_or(0),
         libc::IFLA_LINK => parent = read_u32(value),
         libc::IFLA_LINKINFO => attributes(value, |kind, value| match kind {
@@ -369,7 +370,7 @@ fn neighbour(payload: &[u8]) -> Option<Option<((u32, IpAddr), NeighbourEntry)>> 
     let (mut ip, mut mac) = (None, None);
     attributes(payload.get(12..)?, |kind, value| match kind {
         libc::NDA_DST => ip = read_ip(header.family, value),
-        libc::NDA_LLADDR => mac = MacAddress::try_from(value).ok(),
+        libc::NDA_LLADDR => mac = <[u8; 6]>::try_from(value).ok().map(Mac),
         _ => {}
     });
     let state = match header.state {

@@ -25,8 +25,8 @@ pub use handle::{CONFIRM_INTERVAL, ControlHandle, RESOLVE_INTERVAL};
 pub use mirror::{Change, Mirror, OpenError};
 pub use state::MirrorStats;
 pub use tables::{
-    Address, Link, MacAddress, Neighbour, NeighbourState, NextHop, Route, RouteError, RouteKind,
-    Scope, TableId, Tables, Vlan,
+    Address, Link, Neighbour, NeighbourState, NextHop, Route, RouteError, RouteKind, Scope,
+    TableId, Tables, Vlan,
 };
 
 /// Feeds arbitrary bytes to the decoder and the tables as if the kernel had sent them; returns

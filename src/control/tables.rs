@@ -11,11 +11,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::wire::Mac;
+
 #[cfg(test)]
 mod tests;
-
-/// A 48-bit link-layer address.
-pub type MacAddress = [u8; 6];
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub struct Link {
     /// Its name.
     pub name: String,
     /// Its link-layer address, if it has one of six bytes.
-    pub mac: Option<MacAddress>,
+    pub mac: Option<Mac>,
     /// The largest IP packet it carries, in bytes.
     pub mtu: u32,
     /// Administratively up.
@@ -266,7 +265,7 @@ impl NeighbourState {
 pub enum Neighbour {
     /// Its address. The state is that of the time of the snapshot: moves between states that
     /// leave the address usable do not make a new snapshot.
-    Known(MacAddress, NeighbourState),
+    Known(Mac, NeighbourState),
     /// The kernel asked and got no answer.
     Failed,
     /// Never asked for, or the answer is still awaited.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use luna::wire::Mac;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -59,8 +60,8 @@ impl Pair {
     }
 
     /// The link-layer address of the far end.
-    pub(crate) fn peer_mac(&self) -> [u8; 6] {
-        [2, 0, 0, 0, 0, 2]
+    pub(crate) fn peer_mac(&self) -> Mac {
+        Mac([2, 0, 0, 0, 0, 2])
     }
 
     /// Runs `f` on a thread inside the near namespace.

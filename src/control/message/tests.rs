@@ -49,7 +49,7 @@ fn a_vlan_link() {
     let expected = Link {
         index: 9,
         name: "eth0.7".to_owned(),
-        mac: Some([2, 0, 0, 0, 0, 9]),
+        mac: Some(Mac([2, 0, 0, 0, 0, 9])),
         mtu: 1496,
         up: true,
         carrier: true,

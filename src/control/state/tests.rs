@@ -2,6 +2,7 @@ use core::cmp::Reverse;
 
 use super::*;
 use crate::control::tables::{NeighbourState, NextHop, RouteKind, TableId};
+use crate::wire::Mac;
 
 fn key(i: u32) -> RouteKey {
     RouteKey {
@@ -45,7 +46,7 @@ fn link(index: u32, up: bool) -> Link {
 }
 
 fn neighbour(last: u8, state: NeighbourState) -> Update {
-    let entry = NeighbourEntry(Neighbour::Known([last; 6], state));
+    let entry = NeighbourEntry(Neighbour::Known(Mac([last; 6]), state));
     Update::Neighbour((1, IpAddr::from([10, 0, 0, 1])), entry)
 }
 

@@ -7,8 +7,8 @@ fn ip(text: &str) -> IpAddr {
 
 fn lan() -> TablesBuilder {
     Tables::builder()
-        .ethernet(2, "eth0", [2, 0, 0, 0, 0, 1], 1500)
-        .ethernet(3, "eth1", [2, 0, 0, 0, 0, 2], 9000)
+        .ethernet(2, "eth0", Mac([2, 0, 0, 0, 0, 1]), 1500)
+        .ethernet(3, "eth1", Mac([2, 0, 0, 0, 0, 2]), 9000)
         .address(2, ip("10.1.0.1"), 16)
         .address(3, ip("10.2.0.1"), 16)
 }
@@ -137,8 +137,8 @@ fn links_that_are_down_are_passed_by() {
 #[test]
 fn one_interface_only() {
     let tables = Tables::builder()
-        .ethernet(2, "a", [0; 6], 1500)
-        .ethernet(3, "b", [0; 6], 1500)
+        .ethernet(2, "a", Mac([0; 6]), 1500)
+        .ethernet(3, "b", Mac([0; 6]), 1500)
         .address(2, ip("fe80::a"), 64)
         .address(3, ip("fe80::b"), 64)
         .build();
@@ -198,7 +198,7 @@ fn ipv6_sources() {
     tentative.tentative = true;
     let mut deprecated = address(2, "2001:db8:1::8");
     deprecated.deprecated = true;
-    let mut builder = Tables::builder().ethernet(2, "a", [0; 6], 1500);
+    let mut builder = Tables::builder().ethernet(2, "a", Mac([0; 6]), 1500);
     *Arc::make_mut(&mut builder.tables.addresses) = vec![
         address(1, "::1"),
         address(2, "fe80::2"),
