@@ -40,3 +40,19 @@ pub const SEGMENTS_PER_VISIT: usize = 64;
 pub const TIME_WAIT_MAX: usize = 1 << 18;
 /// Most listeners of one shard.
 pub const LISTENERS_MAX: usize = 1024;
+/// Descriptor numbers below this can be ours (as many as `fs.nr_open` commonly allows); what
+/// the kernel numbers higher stays on the kernel. The table for them is sparse.
+pub const FD_TABLE_MAX: usize = 1 << 30;
+/// Entries of one leaf of the descriptor table (8 KiB).
+pub const FD_LEAF_ENTRIES: usize = 1024;
+/// Most open file descriptions of ours in one process.
+pub const DESCRIPTIONS_MAX: usize = 1 << 22;
+/// Descriptions that are allocated together.
+pub const DESCRIPTION_CHUNK_ENTRIES: usize = 256;
+/// Most shards of one process.
+pub const SHARDS_MAX: usize = 256;
+
+const _: () = assert!(FD_TABLE_MAX.is_multiple_of(FD_LEAF_ENTRIES));
+const _: () = assert!(DESCRIPTIONS_MAX.is_multiple_of(DESCRIPTION_CHUNK_ENTRIES));
+// A connection's name is packed into 64 bits: 8 of shard, 24 of index, 32 of generation.
+const _: () = assert!(SHARDS_MAX <= 1 << 8 && CONNECTIONS_PER_SHARD <= 1 << 24);

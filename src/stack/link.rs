@@ -89,7 +89,7 @@ impl Link {
 
     fn read_link(&mut self) {
         if let Some(link) = self.tables.link(self.ifindex) {
-            self.mac = link.mac.map_or(Mac::default(), Mac);
+            self.mac = link.mac.unwrap_or_default();
             self.mtu = link.mtu;
         }
     }
@@ -157,7 +157,7 @@ impl Link {
         }
         let next_hop = route.gateway.unwrap_or(dst);
         let template = match self.tables.neighbour(self.ifindex, next_hop) {
-            Neighbour::Known(mac, _) => Some(self.template(src, Mac(mac))),
+            Neighbour::Known(mac, _) => Some(self.template(src, mac)),
             Neighbour::Failed | Neighbour::Unknown => None,
         };
         Ok((next_hop, template))
@@ -188,7 +188,7 @@ impl Link {
             match self.tables.neighbour(self.ifindex, waiting.next_hop) {
                 Neighbour::Known(mac, _) => {
                     let (dst, rest) = waiting.frame.header.split_at_mut(6);
-                    dst.copy_from_slice(&mac);
+                    dst.copy_from_slice(&mac.0);
                     if let Some(src) = rest.first_chunk_mut::<6>() {
                         *src = self.mac.0;
                     }

@@ -59,7 +59,7 @@ impl Shard {
         &mut self,
         local: SocketAddr,
         dual_stack: bool,
-        backlog: i32,
+        backlog: u32,
         config: &Config,
         token: u64,
     ) -> Result<ListenId, OpenError> {
@@ -73,7 +73,7 @@ impl Shard {
             dual_stack,
             config: config.clone(),
             token,
-            accounting: listener::Listener::new(backlog),
+            accounting: listener::Listener::new(i32::try_from(backlog).unwrap_or(-1)),
             queue: VecDeque::new(),
         };
         let key = self.listeners.insert(listener).map_err(|_| OpenError::TableFull)?;
@@ -82,9 +82,9 @@ impl Shard {
     }
 
     /// Changes how many connections may wait.
-    pub fn set_backlog(&mut self, id: ListenId, backlog: i32) {
+    pub fn set_backlog(&mut self, id: ListenId, backlog: u32) {
         if let Some(listener) = self.listeners.get_mut(listener_key(id)) {
-            listener.accounting.set_backlog(backlog);
+            listener.accounting.set_backlog(i32::try_from(backlog).unwrap_or(-1));
         }
     }
 

@@ -8,6 +8,7 @@ use crate::control::{ControlHandle, Neighbour, NeighbourState, Tables};
 use crate::device::Device;
 use crate::device::pair::{PairConfig, local};
 use crate::time::{Duration, Instant};
+use crate::wire::Mac;
 use crate::zbuf::{Area, Pool, PoolConfig};
 
 const IFINDEX: u32 = 2;
@@ -24,7 +25,7 @@ pub fn address_v6(n: u8) -> IpAddr {
 
 fn tables(own: u8, mtu: u32) -> Tables {
     let peer = 1 - own;
-    let mac = |n: u8| [2, 0, 0, 0, 0, n + 1];
+    let mac = |n: u8| Mac([2, 0, 0, 0, 0, n + 1]);
     let known = Neighbour::Known(mac(peer), NeighbourState::Reachable);
     Tables::builder()
         .ethernet(IFINDEX, "pair0", mac(own), mtu)
