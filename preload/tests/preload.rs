@@ -1,6 +1,8 @@
 //! The built library, loaded into C programs: what it exports, that it is not there as long as it
 //! is not asked for, and that with a stand-in for `libluna.so` every call goes where it should.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
