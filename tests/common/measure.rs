@@ -23,11 +23,24 @@ impl KernelTcp {
         let text = netns
             .enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").expect("read snmp"));
         let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-        let names = lines.next().expect("the names of the TCP counters").split(' ');
-        let values = lines.next().expect("the values of the TCP counters").split(' ');
+        let names = lines
+            .next()
+            .expect("the names of the TCP counters")
+            .split(' ');
+        let values = lines
+            .next()
+            .expect("the values of the TCP counters")
+            .split(' ');
         let counter = |wanted: &str| {
-            let value = names.clone().zip(values.clone()).find(|(name, _)| *name == wanted);
-            value.expect("a counter of this name").1.parse().expect("a counter's value")
+            let value = names
+                .clone()
+                .zip(values.clone())
+                .find(|(name, _)| *name == wanted);
+            value
+                .expect("a counter of this name")
+                .1
+                .parse()
+                .expect("a counter's value")
         };
         Self {
             in_segs: counter("InSegs"),
@@ -58,12 +71,15 @@ impl Usage {
         // The second field, the name, may hold spaces and brackets.
         let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
         let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().expect("utime")
-            + fields[12].parse::<u64>().expect("stime");
+        let ticks: u64 =
+            fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
         let tick = Duration::from_secs(1)
             / u32::try_from(rustix::param::clock_ticks_per_second()).expect("a tick rate");
         let cpu = tick * u32::try_from(ticks).expect("a young process");
-        Self { cpu, switches: switches(pid) }
+        Self {
+            cpu,
+            switches: switches(pid),
+        }
     }
 }
 
@@ -71,7 +87,9 @@ fn switches(pid: u32) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("list threads");
     let of_status = |status: String| -> u64 {
         let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
-        lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+        lines
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .sum()
     };
     threads
         .flatten()

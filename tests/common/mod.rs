@@ -15,7 +15,10 @@
     clippy::panic,
     reason = "a helper that fails is the test failing"
 )]
-#![allow(clippy::disallowed_methods, reason = "deadlines of tests are wall-clock deadlines")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "deadlines of tests are wall-clock deadlines"
+)]
 
 pub mod luna;
 pub mod measure;

@@ -97,7 +97,10 @@ impl Netns {
     pub fn dropped(&self) -> u64 {
         let listing = self.run("nft", &["list", "chain", "inet", "loss", "forward"]);
         let words: Vec<&str> = listing.split_whitespace().collect();
-        let at = words.iter().position(|word| *word == "packets").expect("a counter in the chain");
+        let at = words
+            .iter()
+            .position(|word| *word == "packets")
+            .expect("a counter in the chain");
         words[at + 1].parse().expect("a packet count")
     }
 }
@@ -186,15 +189,31 @@ impl NetnsRoute {
         middle.sysctl("net.ipv6.conf.all.forwarding", "1");
         for (netns, router) in [(&a, &a_router), (&b, &b_router)] {
             netns.ip(&["route", "add", "default", "via", &router.v4.to_string()]);
-            netns.ip(&["-6", "route", "add", "default", "via", &router.v6.to_string()]);
+            netns.ip(&[
+                "-6",
+                "route",
+                "add",
+                "default",
+                "via",
+                &router.v6.to_string(),
+            ]);
         }
         // A kernel sender would hand the router 64 KiB super-packets, each lost as a whole.
-        for (netns, end) in
-            [(&a, &a_end), (&b, &b_end), (&middle, &a_router), (&middle, &b_router)]
-        {
+        for (netns, end) in [
+            (&a, &a_end),
+            (&b, &b_end),
+            (&middle, &a_router),
+            (&middle, &b_router),
+        ] {
             netns.ip(&["link", "set", "dev", &end.interface, "gso_max_segs", "1"]);
         }
-        Self { a, middle, b, a_end, b_end }
+        Self {
+            a,
+            middle,
+            b,
+            a_end,
+            b_end,
+        }
     }
 }
 
@@ -213,18 +232,40 @@ fn join(a: &Netns, b: &Netns, number: u8, mtu: u32) -> (End, End) {
     let [(_, a_end), (_, b_end)] = &ends;
     let mtu = mtu.to_string();
     ip(&[
-        "link", "add", &a_end.interface, "mtu", &mtu, "netns", a.name(), "type", "veth",
-        "peer", "name", &b_end.interface, "mtu", &mtu, "netns", b.name(),
+        "link",
+        "add",
+        &a_end.interface,
+        "mtu",
+        &mtu,
+        "netns",
+        a.name(),
+        "type",
+        "veth",
+        "peer",
+        "name",
+        &b_end.interface,
+        "mtu",
+        &mtu,
+        "netns",
+        b.name(),
     ]);
     for (netns, end) in &ends {
-        netns.ip(&["address", "add", &format!("{}/24", end.v4), "dev", &end.interface]);
+        netns.ip(&[
+            "address",
+            "add",
+            &format!("{}/24", end.v4),
+            "dev",
+            &end.interface,
+        ]);
         let v6 = format!("{}/64", end.v6);
         netns.ip(&["address", "add", &v6, "dev", &end.interface, "nodad"]);
         netns.ip(&["link", "set", "dev", &end.interface, "up"]);
     }
     for (netns, end) in &ends {
         super::proc::wait_until("the link to have a carrier", || {
-            netns.ip(&["link", "show", "dev", &end.interface]).contains("LOWER_UP")
+            netns
+                .ip(&["link", "show", "dev", &end.interface])
+                .contains("LOWER_UP")
         });
     }
     let [(_, a_end), (_, b_end)] = ends;
@@ -242,7 +283,9 @@ fn ip(args: &[&str]) -> String {
 
 /// Runs a command to its end; fails the test, with its output, if it fails.
 pub fn checked(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
@@ -265,7 +308,10 @@ fn remove(name: &str) {
     match Command::new("ip").args(["netns", "del", name]).output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
-            eprintln!("removing {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            eprintln!(
+                "removing {name}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Err(error) => eprintln!("removing {name}: {error}"),
     }
@@ -273,14 +319,18 @@ fn remove(name: &str) {
 
 /// Removes the namespaces of test runs whose process no longer exists.
 fn sweep() {
-    let Ok(folder) = std::fs::read_dir("/run/netns") else { return };
+    let Ok(folder) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
     for entry in folder.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let mut parts = name.split('-');
         if parts.next() != Some("luna") {
             continue;
         }
-        let Some(pid) = parts.next().and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        let Some(pid) = parts.next().and_then(|pid| pid.parse::<u32>().ok()) else {
+            continue;
+        };
         if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
             remove(&name);
         }

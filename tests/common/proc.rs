@@ -44,7 +44,13 @@ impl Proc {
             .stderr(File::create(&stderr).expect("create an output file"))
             .spawn()
             .unwrap_or_else(|error| panic!("{what}: {error}"));
-        Self { child, what, stdout, stderr, status: None }
+        Self {
+            child,
+            what,
+            stdout,
+            stderr,
+            status: None,
+        }
     }
 
     /// The process id: of the program itself, `ip netns exec` and `luna run` replace themselves.
@@ -77,7 +83,11 @@ impl Proc {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(Instant::now() < until, "no end within {deadline:?}: {}", self.report());
+            assert!(
+                Instant::now() < until,
+                "no end within {deadline:?}: {}",
+                self.report()
+            );
             std::thread::sleep(POLL_INTERVAL);
         }
     }
@@ -134,8 +144,16 @@ impl Proc {
             if connects(netns, target) {
                 return;
             }
-            assert!(self.ended().is_none(), "ended before serving {target}: {}", self.report());
-            assert!(Instant::now() < until, "does not serve {target}: {}", self.report());
+            assert!(
+                self.ended().is_none(),
+                "ended before serving {target}: {}",
+                self.report()
+            );
+            assert!(
+                Instant::now() < until,
+                "does not serve {target}: {}",
+                self.report()
+            );
             std::thread::sleep(POLL_INTERVAL);
         }
     }
@@ -177,7 +195,10 @@ pub fn wait_at_most(
         if condition() {
             return start.elapsed();
         }
-        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain for {what}");
+        assert!(
+            start.elapsed() < deadline,
+            "waited {deadline:?} in vain for {what}"
+        );
         std::thread::sleep(POLL_INTERVAL);
     }
 }

@@ -27,7 +27,10 @@ pub fn turn(programs: &[&str]) -> Option<Turn> {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e.lock");
     let file = std::fs::File::create(&path).expect("create the lock file of the e2e tests");
     flock(&file, FlockOperation::LockExclusive).expect("lock the e2e tests' lock file");
-    Some(Turn { _in_process: in_process, _between_processes: file })
+    Some(Turn {
+        _in_process: in_process,
+        _between_processes: file,
+    })
 }
 
 /// Says why a test did not run; fails instead where everything has to run.
@@ -43,14 +46,26 @@ fn missing(programs: &[&str]) -> Option<String> {
         return Some("network namespaces need root".to_owned());
     }
     let always = ["ip", "nft"];
-    let absent = always.iter().chain(programs).find(|name| find_program(name).is_none())?;
-    Some(format!("the program `{absent}` is not installed (`make deps` installs it)"))
+    let absent = always
+        .iter()
+        .chain(programs)
+        .find(|name| find_program(name).is_none())?;
+    Some(format!(
+        "the program `{absent}` is not installed (`make deps` installs it)"
+    ))
 }
 
 /// The full path of a program, looked up where Debian installs programs.
 pub fn find_program(name: &str) -> Option<String> {
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        .iter()
-        .map(|folder| format!("{folder}/{name}"))
-        .find(|path| Path::new(path).exists())
+    [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .iter()
+    .map(|folder| format!("{folder}/{name}"))
+    .find(|path| Path::new(path).exists())
 }
