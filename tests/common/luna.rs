@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::netns::{Netns, checked};
+use super::netns::{End, Netns, checked};
 
 /// The stack that a program's sockets shall use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,59 @@ impl Stack {
             Self::Kernel => "kernel",
             Self::Luna(_) => "luna",
         }
+    }
+}
+
+/// Which of a test's two ends run on luna.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The server's.
+    pub server: bool,
+    /// The client's.
+    pub client: bool,
+}
+
+impl Ends {
+    /// The kernel on both: the harness's own control.
+    pub const NEITHER: Self = Self {
+        server: false,
+        client: false,
+    };
+    /// luna on both.
+    pub const BOTH: Self = Self {
+        server: true,
+        client: true,
+    };
+    /// luna serves kernel clients.
+    pub const SERVER: Self = Self {
+        server: true,
+        client: false,
+    };
+    /// luna is a client of a kernel server.
+    pub const CLIENT: Self = Self {
+        server: false,
+        client: true,
+    };
+
+    /// Whether this build can run it.
+    pub fn runnable(self) -> bool {
+        self == Self::NEITHER || available()
+    }
+
+    /// The server's stack and the client's, for a server on `port` of its end.
+    pub fn stacks(self, server: &End, client: &End, port: u16) -> (Stack, Stack) {
+        let rules = format!("{}:{port},[{}]:{port}", server.v4, server.v6);
+        let choose = |luna: bool, run: Run| {
+            if luna {
+                Stack::Luna(run)
+            } else {
+                Stack::Kernel
+            }
+        };
+        (
+            choose(self.server, Run::listen(&server.interface, port)),
+            choose(self.client, Run::connect(&client.interface, rules)),
+        )
     }
 }
 

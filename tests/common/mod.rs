@@ -24,5 +24,6 @@ pub mod luna;
 pub mod measure;
 pub mod netns;
 pub mod proc;
+pub mod redis;
 pub mod require;
 pub mod stream;
