@@ -7,6 +7,7 @@
     reason = "helpers of tests are outside test functions"
 )]
 
+#[path = "link/mod.rs"]
 mod common;
 
 use std::collections::VecDeque;
