@@ -207,19 +207,35 @@ fn ping_pong(mtu_bytes: u32, payloads: &[usize], piece_bytes: usize, config: Xdp
 
 #[test]
 fn frames_of_one_chunk_go_both_ways_without_a_copy() {
-    let copied = ping_pong(1500, &[10, 1446, 1460], 2048, XdpConfig::default());
-    assert_eq!(copied, 0);
+    let config = XdpConfig {
+        force_gather: true,
+        ..XdpConfig::default()
+    };
+    assert_eq!(ping_pong(1500, &[10, 1446, 1460], 2048, config), 0);
+}
+
+#[test]
+fn frames_go_both_ways_by_default() {
+    ping_pong(1500, &[10, 1460], 2048, XdpConfig::default());
+    ping_pong(1500, &[1460], 300, XdpConfig::default());
 }
 
 #[test]
 fn payloads_in_several_pieces_go_by_reference() {
-    let copied = ping_pong(1500, &[1460], 400, XdpConfig::default());
-    assert_eq!(copied, 0);
+    let config = XdpConfig {
+        force_gather: true,
+        ..XdpConfig::default()
+    };
+    assert_eq!(ping_pong(1500, &[1460], 400, config), 0);
 }
 
 #[test]
 fn long_frames_are_received_in_several_pieces() {
-    let copied = ping_pong(9000, &[1460, 4000, 8960], 16 << 10, XdpConfig::default());
+    let config = XdpConfig {
+        force_gather: true,
+        ..XdpConfig::default()
+    };
+    let copied = ping_pong(9000, &[1460, 4000, 8960], 16 << 10, config);
     assert_eq!(copied, 0);
     let copied = ping_pong(9000, &[8960], 2000, XdpConfig::default());
     assert_eq!(copied, 0);
