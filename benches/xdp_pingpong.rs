@@ -175,7 +175,8 @@ mod bench {
         let total: u64 = times.iter().sum();
         let at = |quantile: f64| times[(times.len() as f64 * quantile) as usize] as f64 / 1e3;
         println!(
-            "{frames:>3} x {frame_bytes:>4} B {layout:<9?} round trip p50 {:>6.1} us  p99 {:>6.1} us  {:>7.0} K frames/s each way",
+            "{frames:>3} x {frame_bytes:>4} B {layout:<9?} round trip p50 {:>6.1} us  \
+             p99 {:>6.1} us  {:>7.0} K frames/s each way",
             at(0.50),
             at(0.99),
             (times.len() * frames) as f64 * 1e6 / total as f64,
