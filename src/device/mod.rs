@@ -115,8 +115,10 @@ pub trait Device {
 
     /// Leaves the link and returns every object to `pool`. Afterwards nothing arrives and
     /// nothing is taken. A device that is dropped without this leaves the link as well, but the
-    /// objects that the link had stay lost to the pool.
-    fn close(&mut self, pool: &mut Pool);
+    /// objects that the link had stay lost to the pool. Links that hold none need do nothing.
+    fn close(&mut self, pool: &mut Pool) {
+        let _ = pool;
+    }
 }
 
 impl<D: Device + ?Sized> Device for Box<D> {
