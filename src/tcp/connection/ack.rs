@@ -23,7 +23,7 @@ impl<P: Payload> Connection<P> {
         //# "The ACK value is considered acceptable only if it is in the range of
         //#  ((SND.UNA - MAX.SND.WND) <= SEG.ACK <= SND.NXT). All incoming segments whose ACK
         //#  value doesn't satisfy the above condition MUST be discarded and an ACK sent back."
-        if h.ack.after(self.tx.max) || h.ack.before(una - self.tx.max_wnd) {
+        if h.ack.after(self.tx.nxt) || h.ack.before(una - self.tx.max_wnd) {
             self.challenge(now);
             return false;
         }
@@ -60,10 +60,10 @@ impl<P: Payload> Connection<P> {
             self.counters.dsacks_in += 1;
         }
         let una = self.tx.una.latest(h.ack);
-        self.scoreboard.update(blocks, una, self.tx.max, self.mss)
+        self.scoreboard.update(blocks, una, self.tx.nxt, self.mss)
     }
 
-    /// SEG.ACK is in (SND.UNA, SND.MAX]: new data is acknowledged.
+    /// SEG.ACK is in (SND.UNA, SND.NXT]: new data is acknowledged.
     pub(super) fn on_new_ack(&mut self, now: Instant, h: &TcpHeader) {
         let acked = h.ack.distance_from(self.tx.una);
         let payload_before = self.tx.queue.len();
@@ -239,7 +239,8 @@ impl<P: Payload> Connection<P> {
         if age_ms > ECHO_AGE_MAX_MS {
             return false;
         }
-        self.rtt.on_sample(Duration::from_millis(u64::from(age_ms)));
+        self.rtt
+            .on_coarse_sample(Duration::from_millis(u64::from(age_ms)));
         true
     }
 
