@@ -152,10 +152,8 @@ impl<P: Payload> Connection<P> {
         match self.recovery.phase {
             Phase::Timeout => return,
             Phase::Fast => {
-                // Never more than what is out can have left the network: a peer that invents
-                // duplicates gains nothing (RFC 5681 §3.2 step 4 allows the limit).
-                if !sack && self.congestion.cwnd() < self.dup_ack_ceiling() {
-                    self.congestion.inflate();
+                if !sack {
+                    self.inflate();
                 }
                 return;
             }
@@ -184,9 +182,17 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// cwnd beyond this lets nothing more out than every outstanding segment's departure would.
-    fn dup_ack_ceiling(&self) -> u32 {
-        self.tx.flight().saturating_add(self.congestion.ssthresh())
+    /// A duplicate ACK in fast recovery without SACK: one more segment has left the network.
+    fn inflate(&mut self) {
+        //= RFC 5681 §3.2 step 4
+        //# "the TCP sender MAY limit the number of times cwnd is artificially inflated during
+        //#  loss recovery to the number of outstanding segments (or, an approximation thereof)"
+        // So that a peer gains nothing by inventing duplicates (§3.2 step 3's note).
+        let outstanding = self.recovery.recover.distance_from(self.tx.una);
+        self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
+        if self.recovery.dup_acks.saturating_mul(self.mss) <= outstanding {
+            self.congestion.inflate();
+        }
     }
 
     fn enter_fast_recovery(&mut self, now: Instant, sack: bool) {

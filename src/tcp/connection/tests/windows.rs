@@ -36,7 +36,7 @@ fn windows_are_scaled_both_ways() {
     s.nothing();
     s.inject("P. 1:101(100) ack 1001 win 1000");
     // 399,900 bytes in units of 8, rounded up to keep what the rounding down would take back.
-    s.expect(". 1001:2001(1000) ack 101win 49988");
+    s.expect(". 1001:2001(1000) ack 101 win 49988");
     assert_eq!(s.c.info().snd_wnd, 16_000);
 }
 
