@@ -75,8 +75,10 @@ impl<P: Payload> Receiver<P> {
 
     /// The peer's SYN has sequence number `irs`.
     pub(crate) fn synchronize(&mut self, irs: SeqNum) {
+        // Our own SYN may have promised a window already.
+        let promised = self.window();
         self.nxt = irs + 1;
-        self.edge = self.nxt;
+        self.edge = self.nxt + promised;
         self.last_ack_sent = self.nxt;
     }
 
@@ -301,6 +303,18 @@ impl<P: Payload> Receiver<P> {
     /// Bounds what may be buffered from now on. What was promised stays promised.
     pub(crate) fn set_budget(&mut self, bytes: u32) {
         self.budget = bytes;
+    }
+
+    /// Bytes held out of order.
+    #[cfg(test)]
+    pub(crate) fn ooo_bytes(&self) -> usize {
+        self.ooo.bytes()
+    }
+
+    /// The most that may be held: the budget, rounded up to what a window field can express.
+    #[cfg(test)]
+    pub(crate) fn budget_with_slack(&self) -> usize {
+        self.budget as usize + (1 << self.shift)
     }
 
     fn free(&self) -> u32 {

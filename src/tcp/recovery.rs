@@ -90,5 +90,7 @@ impl Recovery {
         self.limited_bytes = 0;
         self.high_rxt = self.high_rxt.latest(una);
         self.lost_below = self.lost_below.latest(una);
+        // Follows at a distance, or it would one day seem to lie ahead.
+        self.recover = self.recover.latest(una - 1);
     }
 }

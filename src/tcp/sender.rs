@@ -215,7 +215,7 @@ impl<P: Payload> Sender<P> {
         //#  or until the TCP endpoint can send a full-sized segment"
         // With the modification of Appendix A.3 (Minshall): only an unacknowledged *small*
         // segment holds the next one back, so the tail of a large write goes out at once.
-        if !manners.nodelay && self.small.after(self.una) {
+        if !manners.nodelay && !self.is_quiet() && self.small.after(self.una) {
             return Some(Plan::Nagle);
         }
         None

@@ -74,7 +74,6 @@ impl<P: Payload> Connection<P> {
     /// Takes back what an earlier write said with `more`: what is queued may go.
     pub fn flush(&mut self) {
         self.tx.on_written(false);
-        self.flags |= Flags::FLUSH;
     }
 
     /// Bytes written and never sent.
@@ -165,15 +164,15 @@ impl<P: Payload> Connection<P> {
     /// been written is still delivered, unless something received was never read: then the
     /// peer is reset.
     pub fn close(&mut self, now: Instant) {
-        if self.rx.readable() > 0 && self.state != State::Closed {
+        self.flags |= Flags::ORPHAN;
+        if self.rx.readable() > 0 && !matches!(self.state, State::TimeWait | State::Closed) {
             //= RFC 9293 §3.6.1
             //# "If such a host issues a CLOSE call while received data is still pending in the
             //#  TCP connection ... its TCP implementation SHOULD send a RST to show that data
             //#  was lost (SHLD-3)."
-            self.abort(now);
+            self.reset_peer(now);
             return;
         }
-        self.flags |= Flags::ORPHAN;
         self.shutdown_write(now);
         if self.state == State::FinWait2 {
             self.timers.arm(Timer::Linger, now + self.config.fin_wait_2);

@@ -164,18 +164,18 @@ impl<P: Payload> Connection<P> {
             return;
         }
         let before = self.rx.nxt;
+        if self.flags.contains(Flags::ORPHAN) && (seq + seg.payload_len).after(before) {
+            //= RFC 9293 §3.6.1
+            //# "if new data is received after CLOSE is called, its TCP implementation SHOULD
+            //#  send a RST to show that data was lost"
+            self.reset_peer(now);
+            return;
+        }
         let readable = self.rx.readable();
         let arrival = self.rx.on_data(seq, seg.payload_len, fin, seg.payload);
         let new = self.rx.readable().saturating_sub(readable);
         if new > 0 {
             self.counters.bytes_in += new as u64;
-            if self.flags.contains(Flags::ORPHAN) {
-                //= RFC 9293 §3.6.1
-                //# "if new data is received after close is called, its TCP implementation
-                //#  SHOULD send a RST to show that data was lost"
-                self.reset_peer(now);
-                return;
-            }
             self.raise(Event::Readable);
         }
         match arrival {
@@ -290,9 +290,9 @@ impl<P: Payload> Connection<P> {
         if self.state == State::TimeWait && h.flags.contains(TcpFlags::FIN) {
             self.timers.arm(Timer::Linger, now + self.config.time_wait);
         }
-        // Data can't be part of an ACK loop, and its sender needs to know soon: a duplicate
-        // after a lost ACK, or a window probe. Everything else is answered sparingly.
-        if seg.payload_len > 0 && !h.flags.contains(TcpFlags::SYN) {
+        // Data and FIN can't be part of an ACK loop, and their sender needs to know soon: a
+        // duplicate after a lost ACK, or a window probe. All else is answered sparingly.
+        if seg.sequence_len() > 0 && !h.flags.contains(TcpFlags::SYN) {
             self.rx.on_stale(h.seq, seg.payload_len);
             self.flags |= Flags::ACK_NOW;
         } else {

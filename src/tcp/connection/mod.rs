@@ -111,6 +111,8 @@ bitflags! {
         const WRITER_WAITS = 1 << 11;
         /// CLOSE was called before the handshake was complete.
         const CLOSE_QUEUED = 1 << 12;
+/// Our SYN has left more than once, so its acknowledgment can't be timed.
+        const SYN_RESENT = 1 << 14;
         /// The peer's SYN carried our options' counterparts (for a SYN-ACK).
         const PASSIVE_OPTIONS = 1 << 13;
     }
@@ -237,6 +239,7 @@ impl<P: Payload> Connection<P> {
         let _ = c.rx.advertise_unscaled();
         c.syn_sent_at = syn_ack_sent_at;
         c.syn_timeouts = retransmissions;
+        c.flags.set(Flags::SYN_RESENT, retransmissions > 0);
         c.timers.arm(Timer::Retransmit, now + c.rtt.rto());
         c
     }
@@ -309,7 +312,8 @@ impl<P: Payload> Connection<P> {
             .into_iter()
             .find(|e| self.events & e.bit() != 0)?;
         // Whoever frees the connection must have polled its last segment first.
-        if event == Event::Closed && self.flags.contains(Flags::RST_PENDING) {
+        let owed = Flags::RST_PENDING | Flags::ACK_NOW;
+        if matches!(event, Event::TimeWait | Event::Closed) && self.flags.intersects(owed) {
             return None;
         }
         self.events &= !event.bit();

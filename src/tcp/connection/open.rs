@@ -140,8 +140,12 @@ impl<P: Payload> Connection<P> {
             return Disposition::Continue;
         }
         self.negotiate(h, now);
+        if acceptable {
+            self.on_syn_acked(now, h);
+        }
         //= RFC 7323 §2.2
-        //# "the window field in a <SYN> ... segment itself is never scaled"
+        //# "The window field in a segment where the SYN bit is set (i.e., a <SYN> or
+        //#  <SYN,ACK>) MUST NOT be scaled."
         self.tx.set_window(h.seq, h.ack, u32::from(h.window));
         if !acceptable {
             // Simultaneous open: our SYN goes out once more, now as a SYN-ACK.
@@ -149,7 +153,6 @@ impl<P: Payload> Connection<P> {
             self.transition(Input::SynArrives, now);
             return Disposition::Continue;
         }
-        self.on_syn_acked(now, h);
         self.transition(Input::SynAckArrives, now);
         self.flags |= Flags::ACK_NOW;
         if seg.payload_len > 0 || h.flags.contains(TcpFlags::FIN) {
@@ -167,7 +170,7 @@ impl<P: Payload> Connection<P> {
         //= RFC 6298 §3
         //# "RTT samples MUST NOT be made using segments that were retransmitted (and thus for
         //#  which it is ambiguous whether the reply was for the first instance"
-        if self.syn_timeouts == 0 {
+        if !self.flags.contains(Flags::SYN_RESENT) {
             self.rtt.on_sample(now.saturating_since(self.syn_sent_at));
         } else if !self.sample_by_timestamp(now, h) {
             self.rtt.on_lossy_handshake();

@@ -77,7 +77,8 @@ impl<P: Payload> Connection<P> {
                 return Some(out);
             }
         }
-        if self.tx.unsent() == 0 && !self.tx.fin {
+        if self.tx.unsent() == 0 && !self.tx.fin_unsent() {
+            self.on_blocked(now, Plan::Nothing, self.in_flight());
             return None;
         }
         self.restart_if_idle(now);
@@ -205,13 +206,22 @@ impl<P: Payload> Connection<P> {
     /// NextSeg rule (1): the first unSACKed run that is lost and not yet sent again.
     fn next_lost(&self) -> Option<(SeqNum, SeqNum)> {
         let r = &self.recovery;
-        let edge = self
+        let lost = self
             .scoreboard
             .lost_edge()
-            .filter(|_| r.phase == Phase::Fast);
-        let lost = edge.unwrap_or(self.tx.una).latest(r.lost_below);
-        let from = r.high_rxt.latest(self.tx.una);
-        let gap = self.scoreboard.next_gap(from, lost)?;
+            .unwrap_or(self.tx.una)
+            .latest(r.lost_below);
+        self.next_unsacked(lost)
+    }
+
+    /// The first run before `limit` that is neither SACKed nor sent again, within the peer's
+    /// window (which may have shrunk).
+    fn next_unsacked(&self, limit: SeqNum) -> Option<(SeqNum, SeqNum)> {
+        let una = self.tx.una;
+        let limit = limit.earliest(una + self.tx.wnd);
+        let gap = self
+            .scoreboard
+            .next_gap(self.recovery.high_rxt.latest(una), limit)?;
         Some((gap.start, gap.end))
     }
 
@@ -219,9 +229,8 @@ impl<P: Payload> Connection<P> {
     fn retransmit_speculatively(&mut self, now: Instant, mss: u32) -> Option<SegmentOut<P>> {
         let (una, nxt) = (self.tx.una, self.tx.nxt);
         let highest = self.scoreboard.highest().unwrap_or(una);
-        let from = self.recovery.high_rxt.latest(una);
-        if let Some(gap) = self.scoreboard.next_gap(from, highest) {
-            return self.retransmit(now, gap.start, gap.end, mss);
+        if let Some((start, limit)) = self.next_unsacked(highest) {
+            return self.retransmit(now, start, limit, mss);
         }
         //= RFC 6675 §4
         //# "(4) ... If HighACK is greater than RescueRxt (or RescueRxt is undefined), then one
@@ -307,6 +316,7 @@ impl<P: Payload> Connection<P> {
             self.arm_retransmit(now);
         }
         self.timers.disarm(Timer::Persist);
+        self.persist_backoff = 0;
         if self.recovery.timed.is_none() && start == before {
             self.recovery.timed = Some(Timed {
                 end: self.tx.nxt,
@@ -455,7 +465,9 @@ impl<P: Payload> Connection<P> {
 
     fn emit_syn(&mut self, now: Instant) -> TcpHeader {
         self.flags -= Flags::SYN_PENDING;
-        if self.tx.max == self.iss {
+        if self.tx.max != self.iss {
+            self.flags |= Flags::SYN_RESENT;
+        } else {
             self.tx.nxt = self.iss + 1;
             self.tx.max = self.tx.nxt;
             self.syn_sent_at = now;

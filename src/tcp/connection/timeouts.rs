@@ -46,7 +46,13 @@ impl<P: Payload> Connection<P> {
         // A peer whose window is closed and who answers is alive, however long it takes
         // (RFC 9293 §3.8.6.1): then this is a window probe that repeats data.
         let probing = self.tx.wnd == 0 && self.last_in_at > self.last_out_at;
-        if !probing && self.is_out_of_patience(now, self.recovery.timeouts) {
+        let hopeless = if probing {
+            self.persist_backoff = self.persist_backoff.saturating_add(1);
+            self.has_window_patience_limit() && self.is_out_of_patience(now, self.persist_backoff)
+        } else {
+            self.is_out_of_patience(now, self.recovery.timeouts)
+        };
+        if hopeless {
             self.fail(Event::TimedOut, now);
             return;
         }
@@ -108,6 +114,12 @@ impl<P: Payload> Connection<P> {
         attempts >= retries
     }
 
+    /// A peer that answers but keeps its window closed must not pin memory for ever when
+    /// somebody has set a limit, or nobody is left to care (CVE-2008-4609).
+    fn has_window_patience_limit(&self) -> bool {
+        self.config.user_timeout.is_some() || self.flags.contains(Flags::ORPHAN)
+    }
+
     #[cold]
     fn on_persist_timeout(&mut self, now: Instant) {
         if self.tx.unsent() == 0 && !self.tx.fin_unsent() {
@@ -119,10 +131,7 @@ impl<P: Payload> Connection<P> {
             self.flags |= Flags::FLUSH;
             return;
         }
-        let limited = self.config.user_timeout.is_some() || self.flags.contains(Flags::ORPHAN);
-        let patience_over = if limited {
-            // A peer that keeps its window closed must not pin memory for ever when somebody
-            // has set a limit, or nobody is left to care (CVE-2008-4609).
+        let patience_over = if self.has_window_patience_limit() {
             self.is_out_of_patience(now, self.persist_backoff)
         } else {
             //= RFC 9293 §3.8.6.1
