@@ -17,6 +17,15 @@ pub const SACK_RANGES_MAX: usize = 64;
 pub const MSS_FLOOR_BYTES: u16 = 48;
 /// Most pieces of payload in one segment.
 pub const SEGMENT_PIECES_MAX: usize = 8;
+/// Most links that the control plane's mirror keeps.
+pub const LINKS_MAX: usize = 4096;
+/// Most addresses of this host that the control plane's mirror keeps.
+pub const ADDRESSES_MAX: usize = 4096;
+/// Most routes that the control plane's mirror keeps; a host with more (a full BGP table) is a
+/// router and leaves the work to its kernel.
+pub const ROUTES_MAX: usize = 1 << 16;
+/// Most neighbours that the control plane's mirror keeps, and that requests are paced for.
+pub const NEIGHBOURS_MAX: usize = 1 << 16;
 
 const _: () = assert!(SYN_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(ACCEPT_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
