@@ -5,7 +5,8 @@
 )]
 
 use std::hint::black_box;
-use std::sync::Arc;
+#[allow(clippy::disallowed_types, reason = "what a shard's lock is compared with")]
+use std::sync::{Arc, Mutex};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use luna::zbuf::{Area, Pool, PoolConfig, ShardCell, Slice, ZONE_BYTES};
@@ -65,6 +66,10 @@ fn slices(c: &mut Criterion) {
 }
 
 fn cell(c: &mut Criterion) {
+    let bare = Mutex::new(0u64);
+    c.bench_function("Mutex::lock, for comparison", |b| {
+        b.iter(|| black_box(&bare).lock().map(|mut n| *n += 1).is_ok())
+    });
     let cell = ShardCell::new(|| 0u64);
     c.bench_function("ShardCell::with", |b| {
         b.iter(|| {

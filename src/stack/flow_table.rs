@@ -98,6 +98,7 @@ impl FlowTable {
     }
 
     /// How many flows there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

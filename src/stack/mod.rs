@@ -13,6 +13,7 @@ mod flow_table;
 mod ingress;
 mod link;
 mod listeners;
+mod payload;
 mod shard;
 mod slab;
 mod streams;

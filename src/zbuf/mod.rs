@@ -43,7 +43,6 @@ mod area;
 mod backing;
 mod cell;
 mod layout;
-mod payload;
 mod pool;
 mod slice;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::sync::Barrier;
 
 use super::layout::{OBJECT_COUNT, OBJECT_START};
 use super::*;
+use crate::time::{Clock, Duration, SystemClock};
 
 mod fork;
 mod model;
@@ -441,7 +442,13 @@ fn frees_from_many_threads_all_arrive() {
                 assert_eq!(object.as_bytes(), &[i as u8; 100]);
                 drained += pool.drain_remote();
             }
+            let limit = SystemClock.now() + Duration::from_secs(10);
             while pool.objects_in_use() > 0 {
+                assert!(
+                    SystemClock.now() < limit,
+                    "{} are left",
+                    pool.objects_in_use()
+                );
                 drained += pool.drain_remote();
                 std::thread::yield_now();
             }
@@ -454,6 +461,32 @@ fn frees_from_many_threads_all_arrive() {
         area.free_ptr(pool.umem().0.wrapping_add(OBJECT_START[0])),
         Err(FreeError::AlreadyFree)
     );
+}
+
+#[test]
+fn an_object_freed_twice_over_before_a_drain_is_on_the_list_once() {
+    let mut pool = pool();
+    let area = pool.area().clone();
+    let (kept, other) = (
+        filled(&mut pool, 1, b"kept"),
+        filled(&mut pool, 1, b"other").lend(),
+    );
+    // Lent anew while its return is pending: the application's plain reference twice over.
+    for _ in 0..2 {
+        area.free_ptr(kept.clone().lend()).unwrap();
+        let _ = area.free_ptr(other);
+    }
+    assert_eq!(
+        area.misuse(),
+        Misuse {
+            foreign: 0,
+            already_free: 1
+        }
+    );
+    assert!(!kept.is_unique());
+    assert_eq!(pool.drain_remote(), 2);
+    assert!(kept.is_unique());
+    assert_eq!((pool.objects_in_use(), pool.drain_remote()), (1, 0));
 }
 
 #[test]

@@ -50,6 +50,9 @@ fn check(best: Backing) {
     let theirs = slice.clone();
     let before = frame_number(slice.as_bytes().as_ptr());
     let mut after = None;
+    // On the remote list across the fork.
+    let freed = filled(&mut pool, 2048, b"freed").lend();
+    area.free_ptr(freed).unwrap();
     let good = in_child(
         || {
             drop(theirs.clone());
@@ -63,7 +66,8 @@ fn check(best: Backing) {
             let wiped = theirs.as_bytes().iter().all(|byte| *byte == 0);
             drop(theirs.clone());
             drop(theirs.sub(1, 3));
-            wiped && area.free_ptr(theirs.as_bytes().as_ptr()).is_err()
+            let nothing = pool.drain_remote() == 0;
+            wiped && nothing && area.free_ptr(theirs.as_bytes().as_ptr()).is_err()
         },
     );
     assert!(good, "{best:?}");
@@ -73,6 +77,7 @@ fn check(best: Backing) {
     );
     assert_eq!(slice.as_bytes(), b"the parent's own");
     drop((slice, theirs));
+    assert_eq!(pool.drain_remote(), 1);
     assert_eq!(pool.objects_in_use(), 0);
 }
 

@@ -1,8 +1,8 @@
-//! What the protocol needs of payload, given by [`Slice`].
+//! What the protocol needs of payload, given by the slab. Here, because neither knows the other.
 #![forbid(unsafe_code)]
 
-use super::Slice;
 use crate::tcp::Payload;
+use crate::zbuf::Slice;
 
 impl Payload for Slice {
     #[inline]
