@@ -33,7 +33,9 @@ fn compile_steering_program() {
         _ => "bpfel",
     };
     let outcome = Command::new(&clang)
-        .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", target, "-c"])
+        .args([
+            "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", target, "-c",
+        ])
         // Line information names the file as the repository does, wherever it was built.
         .arg(format!("-ffile-prefix-map={}/=", root.display()))
         .arg(&source)
@@ -42,7 +44,10 @@ fn compile_steering_program() {
         .status();
     match outcome {
         Ok(status) if status.success() => {}
-        Ok(status) => fail(&format!("clang could not compile {}: {status}", source.display())),
+        Ok(status) => fail(&format!(
+            "clang could not compile {}: {status}",
+            source.display()
+        )),
         Err(error) => fail(&format!(
             "cannot run `{}`: {error}. The AF_XDP device needs clang to compile its steering \
              program: install the package `clang` (or name another with CLANG=…), or build with \

@@ -30,8 +30,10 @@ pub const CLIENT_PORTS_DEFAULT: RangeInclusive<u16> = 61440..=65535;
 #[derive(Debug, Error)]
 pub enum LeaseError {
     /// Other processes hold them.
-    #[error("{interface}: only {available} of {wanted} blocks of 1024 client ports are free in \
-             {first}-{last}: other luna processes hold the rest (widen LUNA_CLIENT_PORTS)")]
+    #[error(
+        "{interface}: only {available} of {wanted} blocks of 1024 client ports are free in \
+             {first}-{last}: other luna processes hold the rest (widen LUNA_CLIENT_PORTS)"
+    )]
     Taken {
         /// The interface.
         interface: String,
@@ -147,7 +149,17 @@ mod tests {
         assert_eq!(second.ranges(), [62464..=65535]);
 
         let error = Lease::acquire(&name, &range, 1).unwrap_err();
-        assert!(matches!(error, LeaseError::Taken { wanted: 1, available: 0, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                LeaseError::Taken {
+                    wanted: 1,
+                    available: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         let elsewhere = Lease::acquire(&interface("other"), &range, 4).unwrap();
         assert_eq!(elsewhere.blocks().len(), 4);
 

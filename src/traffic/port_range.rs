@@ -27,7 +27,11 @@ pub struct ParseRangeError {
 
 impl ParseRangeError {
     fn new(key: &'static str, value: &str, allowed: &'static str) -> Self {
-        Self { key, value: value.to_owned(), allowed }
+        Self {
+            key,
+            value: value.to_owned(),
+            allowed,
+        }
     }
 }
 
@@ -50,7 +54,9 @@ impl PortSet {
 
     /// Every port but 0.
     pub fn all() -> Self {
-        Self { ranges: vec![1..=u16::MAX] }
+        Self {
+            ranges: vec![1..=u16::MAX],
+        }
     }
 
     /// Parses a list like `6379,61000-61999`. Blanks around items are allowed, an empty list is
@@ -69,7 +75,11 @@ impl PortSet {
                 .ok_or_else(|| ParseRangeError::new(key, item.trim(), PORTS_ALLOWED))?;
             set.insert(range);
             if set.ranges.len() > RANGES_MAX {
-                return Err(ParseRangeError::new(key, item.trim(), "at most 1024 ranges"));
+                return Err(ParseRangeError::new(
+                    key,
+                    item.trim(),
+                    "at most 1024 ranges",
+                ));
             }
         }
         Ok(set)
@@ -98,7 +108,9 @@ impl PortSet {
     /// Whether `port` is in the set.
     pub fn contains(&self, port: u16) -> bool {
         let at = self.ranges.partition_point(|range| *range.end() < port);
-        self.ranges.get(at).is_some_and(|range| range.contains(&port))
+        self.ranges
+            .get(at)
+            .is_some_and(|range| range.contains(&port))
     }
 
     /// Whether no port is in the set.
@@ -212,7 +224,11 @@ impl ConnectRules {
                         }
                         None => PortSet::all(),
                     };
-                    rules.push(ConnectRule { network, prefix_len, ports });
+                    rules.push(ConnectRule {
+                        network,
+                        prefix_len,
+                        ports,
+                    });
                 }
             }
             if rules.len() > RANGES_MAX {
@@ -296,11 +312,15 @@ fn parse_network(text: String) -> Option<(IpAddr, u8)> {
 fn in_network(address: IpAddr, network: IpAddr, prefix_len: u8) -> bool {
     match (address, network) {
         (IpAddr::V4(a), IpAddr::V4(n)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(prefix_len))
+                .unwrap_or(0);
             (bits4(a) ^ bits4(n)) & mask == 0
         }
         (IpAddr::V6(a), IpAddr::V6(n)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0);
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix_len))
+                .unwrap_or(0);
             (bits6(a) ^ bits6(n)) & mask == 0
         }
         _ => false,
@@ -326,7 +346,10 @@ impl PortBlock {
     /// The block of 2^`bits` ports that `port` lies in.
     pub const fn around(port: u16, bits: u8) -> Self {
         let bits = if bits > 16 { 16 } else { bits };
-        Self { first: (port as u32 & !((1_u32 << bits) - 1)) as u16, bits }
+        Self {
+            first: (port as u32 & !((1_u32 << bits) - 1)) as u16,
+            bits,
+        }
     }
 
     /// The lowest port.
@@ -431,10 +454,17 @@ mod tests {
             ("80;81", "80;81"),
         ] {
             let error = PortSet::parse("LUNA_LISTEN", text).unwrap_err();
-            assert_eq!((error.key, error.value.as_str()), ("LUNA_LISTEN", value), "{text}");
+            assert_eq!(
+                (error.key, error.value.as_str()),
+                ("LUNA_LISTEN", value),
+                "{text}"
+            );
             assert!(error.to_string().contains("61000-61999"), "{error}");
         }
-        assert_eq!(parse_port_range("LUNA_CLIENT_PORTS", "61440-65535").unwrap(), 61440..=65535);
+        assert_eq!(
+            parse_port_range("LUNA_CLIENT_PORTS", "61440-65535").unwrap(),
+            61440..=65535
+        );
         assert!(parse_port_range("LUNA_CLIENT_PORTS", "1,2").is_err());
     }
 
@@ -470,7 +500,12 @@ mod tests {
             assert!(!matches(no), "{no}");
         }
         assert!(ConnectRules::default().is_empty());
-        assert!("0.0.0.0/0".parse::<ConnectRules>().unwrap().matches("1.2.3.4:5".parse().unwrap()));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<ConnectRules>()
+                .unwrap()
+                .matches("1.2.3.4:5".parse().unwrap())
+        );
         let mapped: ConnectRules = "[::ffff:10.0.0.0]/104:80".parse().unwrap();
         assert!(mapped.matches("10.200.3.4:80".parse().unwrap()));
     }
@@ -478,8 +513,20 @@ mod tests {
     #[test]
     fn wrong_connect_rules_name_the_item() {
         for text in [
-            "80", "host:80", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1/33", "10.0.0.1/", "10.0.0.1/+8",
-            "[::1", "[::1]80", "[10.0.0.1]:80", "::1/129", "10.0.0.1,80", "10.0.0.1:80:90", ",",
+            "80",
+            "host:80",
+            "10.0.0.1:",
+            "10.0.0.1:0",
+            "10.0.0.1/33",
+            "10.0.0.1/",
+            "10.0.0.1/+8",
+            "[::1",
+            "[::1]80",
+            "[10.0.0.1]:80",
+            "::1/129",
+            "10.0.0.1,80",
+            "10.0.0.1:80:90",
+            ",",
         ] {
             let error = text.parse::<ConnectRules>().unwrap_err();
             assert_eq!(error.key, "LUNA_CONNECT", "{text}");
@@ -491,15 +538,31 @@ mod tests {
     #[test]
     fn blocks_for_shards() {
         let all = 61440..=65535;
-        for (shards, length) in [(1, 4096), (2, 2048), (3, 1024), (6, 512), (12, 256), (16, 256)] {
+        for (shards, length) in [
+            (1, 4096),
+            (2, 2048),
+            (3, 1024),
+            (6, 512),
+            (12, 256),
+            (16, 256),
+        ] {
             let blocks = client_blocks(&all, shards).unwrap();
             assert_eq!(blocks.len(), shards);
-            assert!(blocks.iter().all(|block| block.len() == length), "{shards}: {blocks:?}");
+            assert!(
+                blocks.iter().all(|block| block.len() == length),
+                "{shards}: {blocks:?}"
+            );
         }
-        assert_eq!(client_blocks(&(61000..=62500), 1).unwrap(), [PortBlock::around(61440, 10)]);
+        assert_eq!(
+            client_blocks(&(61000..=62500), 1).unwrap(),
+            [PortBlock::around(61440, 10)]
+        );
         assert!(client_blocks(&all, 0).is_none());
         assert!(client_blocks(&(5..=6), 3).is_none());
-        assert_eq!(client_blocks(&(0..=65535), 1).unwrap()[0].range(), 0..=65535);
+        assert_eq!(
+            client_blocks(&(0..=65535), 1).unwrap()[0].range(),
+            0..=65535
+        );
     }
 
     proptest! {
@@ -530,12 +593,17 @@ mod tests {
         }
 
         #[test]
-        fn blocks_are_disjoint_and_inside(first in 1_u16.., length in 0_u16..8192, shards in 1_usize..40) {
+        fn blocks_are_disjoint_and_inside(
+            first in 1_u16..,
+            length in 0_u16..8192,
+            shards in 1_usize..40,
+        ) {
             let range = first..=first.saturating_add(length);
             if let Some(blocks) = client_blocks(&range, shards) {
                 for (i, block) in blocks.iter().enumerate() {
                     prop_assert!(range.contains(&block.first()) && range.contains(&block.last()));
-                    prop_assert!(blocks[i + 1..].iter().all(|other| !other.contains(block.first())));
+                    let mut others = blocks[i + 1..].iter();
+                    prop_assert!(others.all(|other| !other.contains(block.first())));
                 }
             }
         }

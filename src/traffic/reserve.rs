@@ -39,7 +39,10 @@ impl KernelPorts {
     pub fn read() -> Self {
         let range = read_small_file(LOCAL_RANGE);
         let reserved = read_small_file(RESERVED);
-        Self::parse(range.as_deref().unwrap_or(""), reserved.as_deref().unwrap_or(""))
+        Self::parse(
+            range.as_deref().unwrap_or(""),
+            reserved.as_deref().unwrap_or(""),
+        )
     }
 
     fn parse(range: &str, reserved: &str) -> Self {
@@ -91,7 +94,11 @@ impl Placeholder {
     ///
     /// `EADDRINUSE`: a kernel socket uses the port; skip it.
     pub fn hold(address: SocketAddr) -> std::io::Result<Self> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if address.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
         let fd = rustix::net::socket_with(
             family,
             SocketType::STREAM,

@@ -1,4 +1,4 @@
-//! The steering plan of a NIC: which rules bring each packet to the shard that owns it (LUNA §7.4).
+//! The steering plan of a NIC: which rules bring each packet to its shard (LUNA §7.4).
 //!
 //! Pure: (ports, shards, limits of the NIC) to rules; the back ends write them (rte_flow, ntuple).
 //! AF_XDP needs none, its program looks ports up.
@@ -10,8 +10,8 @@
 //! - **As a client** we choose our own port. Each shard chooses from one aligned block of a power
 //!   of two ports; what lies between the blocks is never used. A reply finds its shard by the
 //!   prefix of its *destination* port.
-//! - **As a server** we listen on one port, and the shard is chosen by the low bits of the *source*
-//!   port, 2^k ≥ shards values. The 2^k − shards residues that are left over are never dialled by
+//! - **As a server** we listen on one port, and the shard is chosen by the low bits of the
+//!   *source* port, 2^k ≥ shards values. The 2^k − shards residues that are left over are never dialled by
 //!   peers that know how many shards we have ([`Peers::KnowShards`]: [`Plan::source_port`]); for
 //!   all others they are folded onto shards, at a few rules more.
 #![forbid(unsafe_code)]
@@ -33,7 +33,10 @@ pub struct Limits {
 
 impl Limits {
     /// A NIC that takes whatever we ask for.
-    pub const NONE: Self = Self { rules_max: usize::MAX, per_rule_masks: true };
+    pub const NONE: Self = Self {
+        rules_max: usize::MAX,
+        per_rule_masks: true,
+    };
 }
 
 /// Who connects to our listening ports.
@@ -77,7 +80,10 @@ impl PortMatch {
     }
 
     const fn block(block: PortBlock) -> Self {
-        Self { value: block.first(), mask: block.mask() }
+        Self {
+            value: block.first(),
+            mask: block.mask(),
+        }
     }
 }
 
@@ -99,8 +105,10 @@ pub enum PlanError {
     #[error("steering needs at least one shard")]
     NoShards,
     /// A port can't be both.
-    #[error("port {port} is both a listening port and a client port: keep LUNA_LISTEN and \
-             LUNA_CLIENT_PORTS apart")]
+    #[error(
+        "port {port} is both a listening port and a client port: keep LUNA_LISTEN and \
+             LUNA_CLIENT_PORTS apart"
+    )]
     Overlap {
         /// One such port.
         port: u16,
@@ -116,8 +124,10 @@ pub enum PlanError {
         shards: u16,
     },
     /// The NIC has no room.
-    #[error("steering needs {needed} rules and the NIC takes {rules_max}: use fewer shards, or \
-             listening ports that form an aligned power-of-two block")]
+    #[error(
+        "steering needs {needed} rules and the NIC takes {rules_max}: use fewer shards, or \
+             listening ports that form an aligned power-of-two block"
+    )]
     TooManyRules {
         /// What the plan needs.
         needed: usize,
@@ -144,7 +154,12 @@ impl Plan {
     ///
     /// [`PlanError`] says what can't be met.
     pub fn new(demand: &Demand, limits: Limits) -> Result<Self, PlanError> {
-        let Demand { listen, client, shards, peers } = demand;
+        let Demand {
+            listen,
+            client,
+            shards,
+            peers,
+        } = demand;
         let shards = *shards;
         if shards == 0 {
             return Err(PlanError::NoShards);
@@ -184,7 +199,11 @@ impl Plan {
         if !limits.per_rule_masks && rules.iter().any(|rule| masks(rule) != masks(&rules[0])) {
             return Err(PlanError::OneMaskOnly);
         }
-        Ok(Self { rules, client_blocks, shards })
+        Ok(Self {
+            rules,
+            client_blocks,
+            shards,
+        })
     }
 
     /// The rules.
@@ -199,7 +218,13 @@ impl Plan {
 
     /// The `n`-th port of `shard` from which a connection arrives at shard `peer_shard` of a peer
     /// that has `peer_shards` of them. `None` if there is no such port or shard.
-    pub fn source_port(&self, shard: u16, peer_shard: u16, peer_shards: u16, n: u16) -> Option<u16> {
+    pub fn source_port(
+        &self,
+        shard: u16,
+        peer_shard: u16,
+        peer_shards: u16,
+        n: u16,
+    ) -> Option<u16> {
         if peer_shard >= peer_shards || shard >= self.shards {
             return None;
         }
@@ -225,8 +250,9 @@ impl Plan {
 fn residues(shards: u16, peers: Peers) -> Vec<(PortMatch, u16)> {
     let values = u32::from(shards).next_power_of_two();
     let mask = (values - 1) as u16;
-    let mut rules: Vec<_> =
-        (0..shards).map(|shard| (PortMatch { value: shard, mask }, shard)).collect();
+    let mut rules: Vec<_> = (0..shards)
+        .map(|shard| (PortMatch { value: shard, mask }, shard))
+        .collect();
     if peers == Peers::Any {
         // The residues that are left over, one rule each, spread over the first shards: each
         // shard has one or two residues.
@@ -245,7 +271,11 @@ fn cover(range: &RangeInclusive<u16>) -> Vec<PortBlock> {
     let mut blocks = Vec::new();
     while at < end {
         // The longest block that starts here and ends within the range.
-        let aligned = if at == 0 { 16 } else { at.trailing_zeros().min(16) };
+        let aligned = if at == 0 {
+            16
+        } else {
+            at.trailing_zeros().min(16)
+        };
         let fits = (end - at).ilog2();
         let block = PortBlock::around(at as u16, aligned.min(fits) as u8);
         at += block.len();
@@ -261,7 +291,12 @@ mod tests {
 
     fn demand(listen: &str, shards: u16, peers: Peers) -> Demand {
         let listen = PortSet::parse("LUNA_LISTEN", listen).unwrap();
-        Demand { listen, client: 61440..=65535, shards, peers }
+        Demand {
+            listen,
+            client: 61440..=65535,
+            shards,
+            peers,
+        }
     }
 
     /// Every packet that must be ours reaches exactly one rule, and no other packet any.
@@ -269,9 +304,8 @@ mod tests {
         let plan = Plan::new(demand, Limits::NONE).unwrap();
         let values = u32::from(demand.shards).next_power_of_two() as u16;
         let hits = |source: u16, destination: u16| {
-            let fits = |rule: &&Rule| {
-                rule.source.matches(source) && rule.destination.matches(destination)
-            };
+            let fits =
+                |rule: &&Rule| rule.source.matches(source) && rule.destination.matches(destination);
             plan.rules().iter().filter(fits).count()
         };
         for destination in 0..=u16::MAX {
@@ -284,7 +318,11 @@ mod tests {
                 } else {
                     usize::from(in_block.is_some())
                 };
-                assert_eq!(hits(source, destination), expected, "{source} -> {destination}");
+                assert_eq!(
+                    hits(source, destination),
+                    expected,
+                    "{source} -> {destination}"
+                );
                 if !demand.listen.contains(destination) {
                     assert_eq!(plan.shard_of(source, destination), in_block);
                 }
@@ -305,7 +343,10 @@ mod tests {
             }
             // No shard has more than two residues.
             let one = 65536 / u32::from(values);
-            assert!(share.iter().all(|n| (one..=2 * one).contains(n)), "{share:?}");
+            assert!(
+                share.iter().all(|n| (one..=2 * one).contains(n)),
+                "{share:?}"
+            );
         }
         plan
     }
@@ -330,9 +371,11 @@ mod tests {
         assert_eq!(anybody.rules().len(), 28);
 
         // The full mesh: every pair of threads, both ways, and the reply comes home.
-        for (client, server, clients, servers) in
-            [(&twelve, &six, 12, 6), (&six, &twelve, 6, 12), (&twelve, &twelve, 12, 12)]
-        {
+        for (client, server, clients, servers) in [
+            (&twelve, &six, 12, 6),
+            (&six, &twelve, 6, 12),
+            (&twelve, &twelve, 12, 12),
+        ] {
             for a in 0..clients {
                 for b in 0..servers {
                     let port = client.source_port(a, b, servers, 3).unwrap();
@@ -360,25 +403,68 @@ mod tests {
     fn impossible_demands_say_why() {
         let new = |demand: &Demand, limits| Plan::new(demand, limits).unwrap_err();
         let ok = demand("6379", 12, Peers::KnowShards);
-        assert_eq!(new(&Demand { shards: 0, ..ok.clone() }, Limits::NONE), PlanError::NoShards);
+        assert_eq!(
+            new(
+                &Demand {
+                    shards: 0,
+                    ..ok.clone()
+                },
+                Limits::NONE
+            ),
+            PlanError::NoShards
+        );
         assert_eq!(
             new(&demand("62000", 2, Peers::Any), Limits::NONE),
             PlanError::Overlap { port: 62000 }
         );
         assert_eq!(
-            new(&Demand { client: 61440..=61445, ..ok.clone() }, Limits::NONE),
-            PlanError::ClientRangeTooSmall { first: 61440, last: 61445, shards: 12 }
+            new(
+                &Demand {
+                    client: 61440..=61445,
+                    ..ok.clone()
+                },
+                Limits::NONE
+            ),
+            PlanError::ClientRangeTooSmall {
+                first: 61440,
+                last: 61445,
+                shards: 12
+            }
         );
         assert_eq!(
-            new(&ok, Limits { rules_max: 23, per_rule_masks: true }),
-            PlanError::TooManyRules { needed: 24, rules_max: 23 }
+            new(
+                &ok,
+                Limits {
+                    rules_max: 23,
+                    per_rule_masks: true
+                }
+            ),
+            PlanError::TooManyRules {
+                needed: 24,
+                rules_max: 23
+            }
         );
         assert_eq!(
-            new(&ok, Limits { rules_max: 128, per_rule_masks: false }),
+            new(
+                &ok,
+                Limits {
+                    rules_max: 128,
+                    per_rule_masks: false
+                }
+            ),
             PlanError::OneMaskOnly
         );
-        let clients_only = Demand { listen: PortSet::empty(), ..ok };
-        let one_mask = Limits { rules_max: 128, per_rule_masks: false };
-        assert_eq!(Plan::new(&clients_only, one_mask).unwrap().rules().len(), 12);
+        let clients_only = Demand {
+            listen: PortSet::empty(),
+            ..ok
+        };
+        let one_mask = Limits {
+            rules_max: 128,
+            per_rule_masks: false,
+        };
+        assert_eq!(
+            Plan::new(&clients_only, one_mask).unwrap().rules().len(),
+            12
+        );
     }
 }

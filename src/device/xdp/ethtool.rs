@@ -62,13 +62,24 @@ unsafe impl Ioctl for GetChannels<'_> {
 /// The receive queues in use; `None` if the driver does not tell.
 pub(super) fn receive_channels(socket: BorrowedFd<'_>, interface: &str) -> Option<u32> {
     let mut name = [0; libc::IFNAMSIZ];
-    name.get_mut(..interface.len())?.copy_from_slice(interface.as_bytes());
+    name.get_mut(..interface.len())?
+        .copy_from_slice(interface.as_bytes());
     if name[libc::IFNAMSIZ - 1] != 0 {
         return None;
     }
-    let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
-    let request = Request { name, data: std::ptr::null_mut(), padding: [0; 2] };
-    let call = GetChannels { request, channels: &mut channels };
+    let mut channels = Channels {
+        command: ETHTOOL_GCHANNELS,
+        ..Channels::default()
+    };
+    let request = Request {
+        name,
+        data: std::ptr::null_mut(),
+        padding: [0; 2],
+    };
+    let call = GetChannels {
+        request,
+        channels: &mut channels,
+    };
     // SAFETY: `GetChannels` describes this request truly (see its `unsafe impl`).
     unsafe { ioctl(socket, call) }.ok()?;
     Some(channels.rx.saturating_add(channels.combined)).filter(|count| *count > 0)

@@ -67,15 +67,17 @@ impl Interface {
                 source: source.into(),
             }
         };
-        let missing = || OpenError::NoInterface { interface: name.to_owned() };
+        let missing = || OpenError::NoInterface {
+            interface: name.to_owned(),
+        };
 
         let socket = ioctl_socket().map_err(failed("open a socket to ask about it"))?;
         let index = netdevice::name_to_index(&socket, name).map_err(|_| missing())?;
 
         let mut body = [0_u8; LINK_HEADER_BYTES];
         body[4..8].copy_from_slice(&index.to_ne_bytes());
-        let reply = ask(netlink::ROUTE, libc::RTM_GETLINK, &body)
-            .map_err(failed("ask the kernel about it"))?;
+        let reply =
+            ask(None, libc::RTM_GETLINK, &body).map_err(failed("ask the kernel about it"))?;
         let Some(reply) = reply.get(NETLINK_HEADER_BYTES + LINK_HEADER_BYTES..) else {
             return Err(missing());
         };
@@ -93,7 +95,12 @@ impl Interface {
                 _ => {}
             }
         }
-        Ok(Self { name: name.to_owned(), index, mtu_bytes, xdp_program })
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            mtu_bytes,
+            xdp_program,
+        })
     }
 
     /// How many receive queues are in use: each needs a socket for a program that redirects to
@@ -102,12 +109,18 @@ impl Interface {
         let from_driver = ioctl_socket()
             .ok()
             .and_then(|socket| super::ethtool::receive_channels(socket.as_fd(), &self.name));
-        from_driver.or_else(|| queues_in_sysfs(&self.name)).unwrap_or(1).max(1)
+        from_driver
+            .or_else(|| queues_in_sysfs(&self.name))
+            .unwrap_or(1)
+            .max(1)
     }
 
     /// What the driver can do. Kernels before 6.3 do not tell: then it is worth a try.
     pub fn zero_copy(&self) -> ZeroCopy {
-        netdev_features(self.index).unwrap_or(ZeroCopy { supported: true, segments_max: 1 })
+        netdev_features(self.index).unwrap_or(ZeroCopy {
+            supported: true,
+            segments_max: 1,
+        })
     }
 }
 
@@ -133,15 +146,18 @@ fn queues_in_sysfs(name: &str) -> Option<u32> {
 fn netdev_features(index: u32) -> Option<ZeroCopy> {
     let mut body = vec![libc::CTRL_CMD_GETFAMILY as u8, 1, 0, 0];
     push_attribute(&mut body, libc::CTRL_ATTR_FAMILY_NAME as u16, b"netdev\0");
-    let reply = ask(netlink::GENERIC, libc::GENL_ID_CTRL as u16, &body).ok()?;
+    let reply = ask(Some(netlink::GENERIC), libc::GENL_ID_CTRL as u16, &body).ok()?;
     let family = Attributes(reply.get(NETLINK_HEADER_BYTES + GENERIC_HEADER_BYTES..)?)
         .find(|(kind, _)| *kind == libc::CTRL_ATTR_FAMILY_ID as u16)
         .map(|(_, value)| number(value) as u16)?;
 
     let mut body = vec![NETDEV_CMD_DEV_GET, 1, 0, 0];
     push_attribute(&mut body, NETDEV_A_DEV_IFINDEX, &index.to_ne_bytes());
-    let reply = ask(netlink::GENERIC, family, &body).ok()?;
-    let mut zero_copy = ZeroCopy { supported: false, segments_max: 1 };
+    let reply = ask(Some(netlink::GENERIC), family, &body).ok()?;
+    let mut zero_copy = ZeroCopy {
+        supported: false,
+        segments_max: 1,
+    };
     for (kind, value) in Attributes(reply.get(NETLINK_HEADER_BYTES + GENERIC_HEADER_BYTES..)?) {
         match kind {
             NETDEV_A_DEV_XDP_FEATURES => {
@@ -154,13 +170,18 @@ fn netdev_features(index: u32) -> Option<ZeroCopy> {
     Some(zero_copy)
 }
 
-/// Sends one request of type `kind` and returns the first message of the answer.
-fn ask(protocol: rustix::net::Protocol, kind: u16, body: &[u8]) -> rustix::io::Result<Vec<u8>> {
+/// Sends one request of type `kind` and returns the first message of the answer. No protocol is
+/// `NETLINK_ROUTE`, whose number is zero.
+fn ask(
+    protocol: Option<rustix::net::Protocol>,
+    kind: u16,
+    body: &[u8],
+) -> rustix::io::Result<Vec<u8>> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        Some(protocol),
+        protocol,
     )?;
     let mut request = Vec::with_capacity(NETLINK_HEADER_BYTES + body.len());
     let length = (NETLINK_HEADER_BYTES + body.len()) as u32;
@@ -173,14 +194,17 @@ fn ask(protocol: rustix::net::Protocol, kind: u16, body: &[u8]) -> rustix::io::R
 
     // The kernel has queued the whole answer by the time that `send` returns.
     let mut reply = vec![0; REPLY_BYTES_MAX];
-    let (length, _) =
-        rustix::io::retry_on_intr(|| rustix::net::recv(&socket, &mut reply[..], RecvFlags::empty()))?;
+    let (length, _) = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(&socket, &mut reply[..], RecvFlags::empty())
+    })?;
     reply.truncate(length);
     if reply.len() < NETLINK_HEADER_BYTES {
         return Err(rustix::io::Errno::BADMSG);
     }
     if u16::from_ne_bytes([reply[4], reply[5]]) == libc::NLMSG_ERROR as u16 {
-        let code = reply.get(16..20).map_or(0, |bytes| number(bytes) as u32 as i32);
+        let code = reply
+            .get(16..20)
+            .map_or(0, |bytes| number(bytes) as u32 as i32);
         return Err(rustix::io::Errno::from_raw_os_error(-code));
     }
     Ok(reply)
@@ -223,11 +247,18 @@ impl<'a> Iterator for Attributes<'a> {
 /// An [`OpenError`] for what the kernel answered to `action` on `interface`.
 pub(crate) fn open_error(interface: &str, action: &'static str, source: io::Error) -> OpenError {
     match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            OpenError::NotPermitted { interface: interface.to_owned(), action }
-        }
-        Some(libc::ENODEV) => OpenError::NoInterface { interface: interface.to_owned() },
-        _ => OpenError::Io { interface: interface.to_owned(), action, source },
+        Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted {
+            interface: interface.to_owned(),
+            action,
+        },
+        Some(libc::ENODEV) => OpenError::NoInterface {
+            interface: interface.to_owned(),
+        },
+        _ => OpenError::Io {
+            interface: interface.to_owned(),
+            action,
+            source,
+        },
     }
 }
 
@@ -257,7 +288,11 @@ mod tests {
         push_attribute(&mut message, 7, b"abc");
         for length in 0..message.len() {
             let whole = Attributes(&message[..length]).count();
-            assert_eq!(whole, usize::from(length >= 8) + usize::from(length >= 15), "{length}");
+            assert_eq!(
+                whole,
+                usize::from(length >= 8) + usize::from(length >= 15),
+                "{length}"
+            );
         }
         let parsed: Vec<_> = Attributes(&message).collect();
         assert_eq!(parsed, [(4, &1500_u32.to_ne_bytes()[..]), (7, b"abc")]);

@@ -55,7 +55,9 @@ impl Mapping {
     /// A pointer to `bytes` bytes at `offset`, aligned for `T`.
     fn at<T>(&self, offset: u64, bytes: usize) -> rustix::io::Result<NonNull<T>> {
         let offset = usize::try_from(offset).map_err(|_| rustix::io::Errno::OVERFLOW)?;
-        let end = offset.checked_add(bytes).ok_or(rustix::io::Errno::OVERFLOW)?;
+        let end = offset
+            .checked_add(bytes)
+            .ok_or(rustix::io::Errno::OVERFLOW)?;
         if end > self.length || !offset.is_multiple_of(align_of::<T>()) {
             return Err(rustix::io::Errno::INVAL);
         }
@@ -133,7 +135,9 @@ impl<T: Entry> Ring<T> {
 
     fn need_wakeup(&self) -> bool {
         // SAFETY: as above.
-        let flags = self.flags.map_or(0, |flags| unsafe { flags.as_ref() }.load(Ordering::Relaxed));
+        let flags = self
+            .flags
+            .map_or(0, |flags| unsafe { flags.as_ref() }.load(Ordering::Relaxed));
         XdpRingFlags::from_bits_retain(flags).contains(XdpRingFlags::XDP_RING_NEED_WAKEUP)
     }
 
@@ -161,19 +165,28 @@ impl<T: Entry> Producer<T> {
         offsets: &XdpRingOffset,
         size: u32,
     ) -> rustix::io::Result<Self> {
-        Ok(Self { ring: Ring::of_socket(fd, page, offsets, size)?, head: 0, tail: 0 })
+        Ok(Self {
+            ring: Ring::of_socket(fd, page, offsets, size)?,
+            head: 0,
+            tail: 0,
+        })
     }
 
     /// How many entries fit now, at most. Looks at the kernel's index only if it knows of fewer
     /// than `wanted`.
     pub(super) fn room(&mut self, wanted: u32) -> u32 {
-        let known = self.ring.size.saturating_sub(self.head.wrapping_sub(self.tail));
+        let known = self
+            .ring
+            .size
+            .saturating_sub(self.head.wrapping_sub(self.tail));
         if known >= wanted {
             return known;
         }
         // Acquire: the kernel has read the entries before this index, they may be overwritten.
         self.tail = self.ring.consumer().load(Ordering::Acquire);
-        self.ring.size.saturating_sub(self.head.wrapping_sub(self.tail))
+        self.ring
+            .size
+            .saturating_sub(self.head.wrapping_sub(self.tail))
     }
 
     /// Writes an entry, invisible to the kernel before [`Producer::submit`]. False if full.
@@ -225,7 +238,11 @@ impl<T: Entry> Consumer<T> {
         offsets: &XdpRingOffset,
         size: u32,
     ) -> rustix::io::Result<Self> {
-        Ok(Self { ring: Ring::of_socket(fd, page, offsets, size)?, tail: 0, head: 0 })
+        Ok(Self {
+            ring: Ring::of_socket(fd, page, offsets, size)?,
+            tail: 0,
+            head: 0,
+        })
     }
 
     /// The next entry, if the kernel has produced one.
@@ -263,8 +280,12 @@ mod tests {
     use super::*;
     use rustix::mm::mmap_anonymous;
 
-    const OFFSETS: XdpRingOffset =
-        XdpRingOffset { producer: 0, consumer: 64, desc: 192, flags: Some(128) };
+    const OFFSETS: XdpRingOffset = XdpRingOffset {
+        producer: 0,
+        consumer: 64,
+        desc: 192,
+        flags: Some(128),
+    };
 
     fn ring(size: u32) -> Ring<u64> {
         let length = 192 + size as usize * 8;
@@ -286,7 +307,11 @@ mod tests {
         let ring = ring(size);
         ring.producer().store(index, Ordering::Relaxed);
         ring.consumer().store(index, Ordering::Relaxed);
-        Producer { ring, head: index, tail: index }
+        Producer {
+            ring,
+            head: index,
+            tail: index,
+        }
     }
 
     #[test]
@@ -297,18 +322,28 @@ mod tests {
                 assert!(fill.push(value));
             }
             assert!(!fill.push(99));
-            assert_eq!(fill.ring.producer().load(Ordering::Relaxed), start, "not yet visible");
+            assert_eq!(
+                fill.ring.producer().load(Ordering::Relaxed),
+                start,
+                "not yet visible"
+            );
             fill.submit();
-            assert_eq!(fill.ring.producer().load(Ordering::Relaxed), start.wrapping_add(4));
+            assert_eq!(
+                fill.ring.producer().load(Ordering::Relaxed),
+                start.wrapping_add(4)
+            );
             assert_eq!(fill.outstanding(), 4);
 
             // The kernel takes two.
-            fill.ring.consumer().store(start.wrapping_add(2), Ordering::Relaxed);
+            fill.ring
+                .consumer()
+                .store(start.wrapping_add(2), Ordering::Relaxed);
             assert_eq!(fill.room(1), 2);
             assert!(fill.push(4) && fill.push(5) && !fill.push(6));
             // SAFETY: the test is the only user of this memory.
-            let values: Vec<u64> =
-                (2..6).map(|i| unsafe { fill.ring.slot(start.wrapping_add(i)).read() }).collect();
+            let values: Vec<u64> = (2..6)
+                .map(|i| unsafe { fill.ring.slot(start.wrapping_add(i)).read() })
+                .collect();
             assert_eq!(values, [2, 3, 4, 5]);
         }
     }
@@ -318,7 +353,11 @@ mod tests {
         for start in [0, u32::MAX - 2] {
             let ring = ring(4);
             ring.producer().store(start, Ordering::Relaxed);
-            let mut rx = Consumer { ring, tail: start, head: start };
+            let mut rx = Consumer {
+                ring,
+                tail: start,
+                head: start,
+            };
             let mut expected = 0;
             for round in 0..5 {
                 let produced = start.wrapping_add(round * 3);
@@ -327,14 +366,19 @@ mod tests {
                     // SAFETY: as above.
                     unsafe { rx.ring.slot(produced.wrapping_add(i)).write(value) };
                 }
-                rx.ring.producer().store(produced.wrapping_add(3), Ordering::Release);
+                rx.ring
+                    .producer()
+                    .store(produced.wrapping_add(3), Ordering::Release);
                 assert_eq!(rx.available(), 3);
                 while let Some(value) = rx.pop() {
                     assert_eq!(value, expected);
                     expected += 1;
                 }
                 rx.release();
-                assert_eq!(rx.ring.consumer().load(Ordering::Relaxed), produced.wrapping_add(3));
+                assert_eq!(
+                    rx.ring.consumer().load(Ordering::Relaxed),
+                    produced.wrapping_add(3)
+                );
             }
         }
     }
@@ -343,7 +387,11 @@ mod tests {
     fn a_nonsensical_kernel_index_is_not_followed() {
         let ring = ring(4);
         ring.producer().store(1000, Ordering::Relaxed);
-        let mut rx = Consumer { ring, tail: 0, head: 0 };
+        let mut rx = Consumer {
+            ring,
+            tail: 0,
+            head: 0,
+        };
         assert_eq!(rx.available(), 0);
         assert_eq!(rx.pop(), None);
 
@@ -358,7 +406,10 @@ mod tests {
     #[test]
     fn offsets_outside_the_mapping_are_refused() {
         let mapping = ring(4)._mapping;
-        let beyond = XdpRingOffset { desc: 200, ..OFFSETS };
+        let beyond = XdpRingOffset {
+            desc: 200,
+            ..OFFSETS
+        };
         assert!(Ring::<u64>::new(mapping, &beyond, 4).is_err());
     }
 }

@@ -9,14 +9,15 @@
 //! program outlives the parent.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
-use aya::programs::{Program, ProgramError, Xdp, XdpMode};
+use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError};
 
 use crate::device::OpenError;
@@ -65,25 +66,24 @@ pub enum AttachMode {
 }
 
 /// Our program on an interface, until dropped.
-#[derive(Debug)]
 pub struct Steering {
     interface: Interface,
     mode: AttachMode,
     port_map: Array<MapData, u8>,
     local_addrs: HashMap<MapData, [u8; 16], u8>,
-    xsks_map: XskMapBox,
+    xsks_map: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
     /// Detaches when dropped. The other descriptors go with it.
     _link: FdLink,
     _program: Ebpf,
 }
 
-/// `XskMap` has no `Debug`.
-struct XskMapBox(XskMap<MapData>);
-
-impl std::fmt::Debug for XskMapBox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("XskMap").finish_non_exhaustive()
+impl fmt::Debug for Steering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steering")
+            .field("interface", &self.interface)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
@@ -101,7 +101,11 @@ impl Steering {
         refuse_foreign_program(&interface)?;
 
         let mut ebpf = Ebpf::load(OBJECT).map_err(|error| {
-            open_error(&interface.name, "load the XDP program", io_error_of_load(error))
+            open_error(
+                &interface.name,
+                "load the XDP program",
+                io_error_of_load(error),
+            )
         })?;
         let (link, mode) = attach_program(&mut ebpf, &interface)?;
         let missing = || {
@@ -116,7 +120,7 @@ impl Steering {
         Ok(Self {
             port_map: Array::try_from(map("port_map")?).map_err(wrong)?,
             local_addrs: HashMap::try_from(map("local_addrs")?).map_err(wrong)?,
-            xsks_map: XskMapBox(xsk_map(map("xsks_map")?).map_err(wrong)?),
+            xsks_map: XskMap::try_from(map("xsks_map")?).map_err(wrong)?,
             counters: PerCpuArray::try_from(map("counters")?).map_err(wrong)?,
             interface,
             mode,
@@ -141,7 +145,9 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn set_port(&mut self, port: u16, owner: PortOwner) -> io::Result<()> {
-        self.port_map.set(u32::from(port), owner as u8, 0).map_err(io_error_of_map)
+        self.port_map
+            .set(u32::from(port), owner as u8, 0)
+            .map_err(io_error_of_map)
     }
 
     /// Who gets the packets to `port`.
@@ -150,7 +156,11 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn port_owner(&self, port: u16) -> io::Result<PortOwner> {
-        match self.port_map.get(&u32::from(port), 0).map_err(io_error_of_map)? {
+        match self
+            .port_map
+            .get(&u32::from(port), 0)
+            .map_err(io_error_of_map)?
+        {
             1 => Ok(PortOwner::Luna),
             2 => Ok(PortOwner::LunaUnlessKernelConnection),
             _ => Ok(PortOwner::Kernel),
@@ -164,12 +174,20 @@ impl Steering {
     ///
     /// The kernel's answer; at most 1,024 addresses fit.
     pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> io::Result<()> {
-        let wanted: Vec<[u8; 16]> = addresses.iter().map(|address| address_key(*address)).collect();
+        let wanted: Vec<[u8; 16]> = addresses
+            .iter()
+            .map(|address| address_key(*address))
+            .collect();
         for key in &wanted {
-            self.local_addrs.insert(key, 1, 0).map_err(io_error_of_map)?;
+            self.local_addrs
+                .insert(key, 1, 0)
+                .map_err(io_error_of_map)?;
         }
-        let known: Vec<[u8; 16]> =
-            self.local_addrs.keys().collect::<Result<_, _>>().map_err(io_error_of_map)?;
+        let known: Vec<[u8; 16]> = self
+            .local_addrs
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(io_error_of_map)?;
         for key in known.iter().filter(|key| !wanted.contains(key)) {
             self.local_addrs.remove(key).map_err(io_error_of_map)?;
         }
@@ -183,7 +201,9 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn register(&mut self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        self.xsks_map.0.set(queue, socket.as_raw_fd(), 0).map_err(io_error_of_map)
+        self.xsks_map
+            .set(queue, socket.as_raw_fd(), 0)
+            .map_err(io_error_of_map)
     }
 
     /// Leaves what arrives on receive queue `queue` to the kernel.
@@ -192,7 +212,7 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn unregister(&mut self, queue: u32) -> io::Result<()> {
-        self.xsks_map.0.unset(queue).map_err(io_error_of_map)
+        self.xsks_map.unset(queue).map_err(io_error_of_map)
     }
 
     /// What the program did so far.
@@ -220,19 +240,21 @@ fn address_key(address: IpAddr) -> [u8; 16] {
     }
 }
 
-fn xsk_map(map: Map) -> Result<XskMap<MapData>, MapError> {
-    XskMap::try_from(map)
-}
-
 fn refuse_foreign_program(interface: &Interface) -> Result<(), OpenError> {
-    let Some(program_id) = interface.xdp_program else { return Ok(()) };
+    let Some(program_id) = interface.xdp_program else {
+        return Ok(());
+    };
     let program_name = aya::programs::loaded_programs()
         .flatten()
         .find(|program| program.id() == program_id)
         .and_then(|program| program.name_as_str().map(str::to_owned))
         .unwrap_or_else(|| "name unknown".to_owned());
     let interface = interface.name.clone();
-    Err(OpenError::ForeignProgram { interface, program_id, program_name })
+    Err(OpenError::ForeignProgram {
+        interface,
+        program_id,
+        program_name,
+    })
 }
 
 /// Attaches natively, or generically if the driver runs no programs.
@@ -241,11 +263,15 @@ fn attach_program(
     interface: &Interface,
 ) -> Result<(FdLink, AttachMode), OpenError> {
     let failed = |error: ProgramError| {
-        open_error(&interface.name, "load the XDP program", io_error_of_program(error))
+        open_error(
+            &interface.name,
+            "load the XDP program",
+            io_error_of_program(error),
+        )
     };
     let program: &mut Xdp = ebpf
         .program_mut(PROGRAM_NAME)
-        .map(Program::try_into)
+        .map(<&mut Xdp>::try_from)
         .transpose()
         .map_err(failed)?
         .ok_or_else(|| failed(ProgramError::NotLoaded))?;
@@ -268,7 +294,11 @@ fn attach_program(
     // detaches it again.
     let link = FdLink::try_from(link).map_err(|_| {
         let unsupported = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
-        open_error(&interface.name, "attach the XDP program by a BPF link", unsupported)
+        open_error(
+            &interface.name,
+            "attach the XDP program by a BPF link",
+            unsupported,
+        )
     })?;
     Ok((link, mode))
 }
