@@ -1,7 +1,11 @@
 //! STUB until the protocol core is merged.
-/// Settings of a connection.
-#[derive(Clone, Debug, Default)]
-pub struct Config;
+mod config;
+mod state;
+pub use config::*;
+pub use state::*;
 /// What is known of a connection.
 #[derive(Clone, Debug)]
-pub struct Info;
+pub struct Info {
+    /// State.
+    pub state: State,
+}

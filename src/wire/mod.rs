@@ -5,9 +5,14 @@
 //! This module knows nothing of connections, buffers or devices.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
+pub mod ethernet;
+pub mod ip;
 mod seq;
 pub mod tcp;
 
+pub use ethernet::{EtherType, EthernetHeader, Mac};
+pub use ip::IpHeader;
 pub use seq::SeqNum;
 pub use tcp::{SackBlock, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 
