@@ -8,6 +8,7 @@ pub mod cell;
 pub mod close;
 pub mod description;
 pub mod epoll;
+pub mod poll;
 pub mod reason;
 pub mod runtime;
 
