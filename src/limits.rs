@@ -17,9 +17,29 @@ pub const SACK_RANGES_MAX: usize = 64;
 pub const MSS_FLOOR_BYTES: u16 = 48;
 /// Most pieces of payload in one segment.
 pub const SEGMENT_PIECES_MAX: usize = 8;
+/// Most links that the control plane's mirror keeps.
+pub const LINKS_MAX: usize = 4096;
+/// Most addresses of this host that the control plane's mirror keeps.
+pub const ADDRESSES_MAX: usize = 4096;
+/// Most routes that the control plane's mirror keeps; a host with more (a full BGP table) is a
+/// router and leaves the work to its kernel.
+pub const ROUTES_MAX: usize = 1 << 16;
+/// Most neighbours that the control plane's mirror keeps, and that requests are paced for.
+pub const NEIGHBOURS_MAX: usize = 1 << 16;
 
 const _: () = assert!(SYN_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(ACCEPT_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
+/// Most frames of one shard that wait for a neighbour's hardware address.
+pub const FRAMES_AWAITING_NEIGHBOUR_MAX: usize = 256;
+/// Most frames of one shard that wait for room in the device's ring; connections are asked for
+/// no more while there are as many.
+pub const TX_QUEUE_FRAMES: usize = 256;
+/// Most segments that one connection sends before the others have their turn.
+pub const SEGMENTS_PER_VISIT: usize = 64;
+/// Most records in TIME-WAIT of one shard.
+pub const TIME_WAIT_MAX: usize = 1 << 18;
+/// Most listeners of one shard.
+pub const LISTENERS_MAX: usize = 1024;
 /// Descriptor numbers below this can be ours (as many as `fs.nr_open` commonly allows); what
 /// the kernel numbers higher stays on the kernel. The table for them is sparse.
 pub const FD_TABLE_MAX: usize = 1 << 30;

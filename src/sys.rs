@@ -9,6 +9,7 @@ mod event;
 mod fd;
 mod guard;
 mod leaked;
+pub mod internal;
 mod lock;
 
 pub use event::*;
@@ -60,4 +61,30 @@ pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern 
     let _unregistered_on_failure = unsafe {
         libc::pthread_atfork(Some(prepare), Some(parent), Some(child))
     };
+}
+
+/// Ends the process at once, without running its exit handlers.
+pub fn exit_group(code: i32) -> ! {
+    loop {
+        // SAFETY: no pointers.
+        let _does_not_return = unsafe {
+            raw(syscalls::Sysno::exit_group, [code as isize as usize, 0, 0, 0, 0, 0])
+        };
+    }
+}
+
+/// Whether every signal handler that the application has installed asks for interrupted calls
+/// to be restarted (`SA_RESTART`). Only then is it right to go on after an interruption: which
+/// of several handlers ran cannot be known.
+pub fn handlers_restart() -> bool {
+    (1..libc::SIGRTMAX()).all(|signal| {
+        // SAFETY: all-zero bytes are a valid `struct sigaction`.
+        let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+        // SAFETY: only reads the current action into a live struct.
+        let known = unsafe { libc::sigaction(signal, core::ptr::null(), &mut action) } == 0;
+        let handled = known
+            && action.sa_sigaction != libc::SIG_DFL
+            && action.sa_sigaction != libc::SIG_IGN;
+        !handled || action.sa_flags & libc::SA_RESTART != 0
+    })
 }

@@ -15,10 +15,9 @@ use std::sync::Arc;
 
 use once_cell::race::OnceBox;
 
-use super::epoll;
-use super::reason::Reason;
 use super::cell::SocketCell;
-use super::table;
+use super::reason::Reason;
+use super::{epoll, listener, table};
 use crate::limits::{DESCRIPTION_CHUNK_ENTRIES, DESCRIPTIONS_MAX};
 use crate::stack::{ConnId, Ready};
 use crate::sys::{Errno, ForkMutex};
@@ -121,6 +120,8 @@ pub struct Description {
     /// Threads that sleep on `events`.
     sleepers: AtomicU32,
     watched: AtomicU32,
+    /// `SO_RCVLOWAT`.
+    low_water: AtomicU32,
     kind: AtomicU8,
     reason: AtomicU8,
     /// What only slow calls look at.
@@ -209,6 +210,7 @@ pub fn create(kind: Kind) -> Result<Pin, Errno> {
     description.kind.store(kind as u8, Ordering::Relaxed);
     description.reason.store(0, Ordering::Relaxed);
     description.status.store(0, Ordering::Relaxed);
+    description.low_water.store(1, Ordering::Relaxed);
     description.stream.store(0, Ordering::Relaxed);
     description.life.store(u64::from(generation) << 32 | 1, Ordering::Release);
     Ok(Pin { description, id: DescriptionId { generation, index }, fd: -1 })
@@ -268,7 +270,11 @@ pub fn pin(id: DescriptionId) -> Option<Pin> {
 /// Tells those who wait for or watch a description that something happened there. A token that
 /// has gone stale is ignored.
 pub fn wake(token: u64, edge: Ready) {
-    if let Some(pin) = DescriptionId::from_bits(token).and_then(pin) {
+    let Some(pin) = DescriptionId::from_bits(token).and_then(pin) else { return };
+    if pin.kind() == Kind::Listener && pin.is_closed() {
+        // The anchor of a group of listeners.
+        listener::wake_members(&pin, edge);
+    } else {
         pin.wake(edge);
     }
 }
@@ -472,6 +478,17 @@ impl Description {
     /// How many threads sleep on [`Description::events`].
     pub fn sleepers(&self) -> &AtomicU32 {
         &self.sleepers
+    }
+
+    /// `SO_RCVLOWAT`: a blocking receive waits for so many bytes.
+    #[inline]
+    pub fn low_water(&self) -> usize {
+        self.low_water.load(Ordering::Relaxed) as usize
+    }
+
+    /// Sets `SO_RCVLOWAT`.
+    pub fn set_low_water(&self, bytes: i32) {
+        self.low_water.store(bytes.max(1).unsigned_abs(), Ordering::Relaxed);
     }
 
     /// Tells sleepers and watchers.

@@ -1,12 +1,11 @@
 //! Waiting: epoll, poll, eventfd and signal masks on descriptor numbers.
 
 use core::ffi::c_int;
-use core::sync::atomic::{AtomicI32, Ordering};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 use syscalls::Sysno;
 
-use super::{Errno, descriptor_limit, dup_from, raw};
+use super::{Errno, descriptor_limit, dup_from, internal, raw};
 use crate::time::Duration;
 
 /// `struct epoll_event`, as the kernel and applications lay it out.
@@ -241,83 +240,71 @@ pub fn signal_mask() -> SignalSet {
     mask
 }
 
-/// Whether every handler that the application has installed for a signal that is not in
-/// `blocked` asks for `SA_RESTART`. Looks at all of them: for rare moments.
-pub fn handlers_restart(blocked: SignalSet) -> bool {
-    (1..=64_u32).filter(|signal| blocked.0 & 1 << (signal - 1) == 0).all(|signal| {
-        // `struct sigaction` of the kernel: handler, flags, then at most 16 bytes.
-        let mut action = [0_usize; 8];
-        // SAFETY: the kernel writes at most 32 bytes to a live array that is longer.
-        let known = unsafe {
-            raw(
-                Sysno::rt_sigaction,
-                [signal as usize, 0, action.as_mut_ptr() as usize, SIGNAL_SET_BYTES, 0, 0],
-            )
-        };
-        let [handler, flags, ..] = action;
-        known.is_err()
-            || handler == libc::SIG_DFL
-            || handler == libc::SIG_IGN
-            || flags & libc::SA_RESTART as usize != 0
-    })
-}
+/// A descriptor of our own, out of the application's way and close-on-exec; closed when dropped.
+#[derive(Debug)]
+pub struct OwnFd(RawFd);
 
-/// The least number for descriptors of our own, so that they are out of the way of those that
-/// the application counts, selects or closes in a loop. Computed once.
-static OWN_FD_LEAST: AtomicI32 = AtomicI32::new(0);
-
-fn own_fd_least() -> c_int {
-    let known = OWN_FD_LEAST.load(Ordering::Relaxed);
-    if known != 0 {
-        return known;
+impl OwnFd {
+    /// Takes over a descriptor that the kernel has just made.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`; the descriptor is closed.
+    pub fn adopt(fd: RawFd) -> Result<Self, Errno> {
+        let own = Self::duplicate(fd);
+        let _ = super::close(fd);
+        own
     }
-    // The kernel's table grows to the highest number in use (8 bytes each): no higher than
-    // needed.
-    let least = (descriptor_limit() / 4 * 3).clamp(32, 16_384) as c_int;
-    OWN_FD_LEAST.store(least, Ordering::Relaxed);
-    least
-}
 
-/// Moves a descriptor of ours out of the application's way, if there is room up there.
-pub fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
-    match dup_from(fd.as_raw_fd(), own_fd_least(), true) {
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-        Ok(high) => unsafe { OwnedFd::from_raw_fd(high) },
-        Err(_) => fd,
+    /// A duplicate of a descriptor that the application owns.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF`, `EMFILE`.
+    pub fn duplicate(fd: RawFd) -> Result<Self, Errno> {
+        let least = (descriptor_limit() / 4 * 3).min(OWN_FD_LEAST_MAX) as c_int;
+        let own = dup_from(fd, least, true).or_else(|_| dup_from(fd, 0, true))?;
+        // With too many on the list, a loop that closes everything closes this too.
+        let _ = internal::keep_here(own);
+        Ok(Self(own))
+    }
+
+    /// An epoll descriptor.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn epoll() -> Result<Self, Errno> {
+        Self::adopt(epoll_create1(libc::EPOLL_CLOEXEC)?)
+    }
+
+    /// A non-blocking eventfd.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`, `ENFILE`, `ENOMEM`.
+    pub fn eventfd() -> Result<Self, Errno> {
+        let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+        // SAFETY: no pointers.
+        let fd = unsafe { raw(Sysno::eventfd2, [0, word(flags), 0, 0, 0, 0]) }?;
+        Self::adopt(fd as RawFd)
+    }
+
+    /// Its number.
+    pub const fn fd(&self) -> RawFd {
+        self.0
     }
 }
 
-/// A duplicate of a descriptor that the application owns, out of its way and close-on-exec.
-///
-/// # Errors
-///
-/// `EBADF`, `EMFILE`.
-pub fn own_duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
-    let high = dup_from(fd, own_fd_least(), true).or_else(|_| dup_from(fd, 0, true))?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+impl Drop for OwnFd {
+    fn drop(&mut self) {
+        internal::discard(self.0);
+    }
 }
 
-/// An epoll descriptor of our own.
-///
-/// # Errors
-///
-/// `EMFILE`, `ENFILE`, `ENOMEM`.
-pub fn own_epoll() -> Result<OwnedFd, Errno> {
-    let fd = epoll_create1(libc::EPOLL_CLOEXEC)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok(out_of_the_way(unsafe { OwnedFd::from_raw_fd(fd) }))
-}
-
-/// A non-blocking eventfd of our own.
-///
-/// # Errors
-///
-/// `EMFILE`, `ENFILE`, `ENOMEM`.
-pub fn own_eventfd() -> Result<OwnedFd, Errno> {
-    use rustix::event::{EventfdFlags, eventfd};
-    Ok(out_of_the_way(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-}
+/// Our numbers begin here at the latest: the kernel's table of descriptors grows (8 bytes each)
+/// to the highest in use.
+const OWN_FD_LEAST_MAX: u64 = 16_384;
 
 /// Makes an eventfd readable.
 pub fn eventfd_raise(fd: RawFd) {
@@ -337,28 +324,28 @@ mod tests {
 
     #[test]
     fn own_descriptors_are_high_and_work() {
-        let event = own_eventfd().unwrap();
-        assert!(event.as_raw_fd() >= own_fd_least());
-        let mut fds = [PollFd { fd: event.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let event = OwnFd::eventfd().unwrap();
+        assert!(internal::is_internal(event.fd()));
+        let mut fds = [PollFd { fd: event.fd(), events: libc::POLLIN, revents: 0 }];
         assert_eq!(ppoll(&mut fds, Some(0), None), Ok(0));
-        eventfd_raise(event.as_raw_fd());
+        eventfd_raise(event.fd());
         assert_eq!(ppoll(&mut fds, None, Some(SignalSet::ALL)), Ok(1));
-        eventfd_clear(event.as_raw_fd());
+        eventfd_clear(event.fd());
         assert_eq!(ppoll(&mut fds, Some(1000), None), Ok(0));
     }
 
     #[test]
     fn epoll_calls_reach_the_kernel() {
-        let epoll = own_epoll().unwrap();
-        let event = own_eventfd().unwrap();
+        let epoll = OwnFd::epoll().unwrap();
+        let event = OwnFd::eventfd().unwrap();
         let wanted = EpollEvent { events: libc::EPOLLIN as u32, data: 7 << 40 };
-        epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, event.as_raw_fd(), Some(wanted))
+        epoll_ctl(epoll.fd(), libc::EPOLL_CTL_ADD, event.fd(), Some(wanted))
             .unwrap();
         let mut events = [EpollEvent::default(); 4];
-        assert_eq!(epoll_wait(epoll.as_raw_fd(), &mut events, Some(0), None), Ok(0));
-        assert_eq!(epoll_wait(epoll.as_raw_fd(), &mut events, Some(1), None), Ok(0));
-        eventfd_raise(event.as_raw_fd());
-        assert_eq!(epoll_wait(epoll.as_raw_fd(), &mut events, None, None), Ok(1));
+        assert_eq!(epoll_wait(epoll.fd(), &mut events, Some(0), None), Ok(0));
+        assert_eq!(epoll_wait(epoll.fd(), &mut events, Some(1), None), Ok(0));
+        eventfd_raise(event.fd());
+        assert_eq!(epoll_wait(epoll.fd(), &mut events, None, None), Ok(1));
         assert_eq!(events[0], wanted);
     }
 

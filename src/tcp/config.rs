@@ -37,7 +37,11 @@ pub struct Keepalive {
 impl Default for Keepalive {
     /// Linux's values; the first is RFC 9293's "no less than two hours".
     fn default() -> Self {
-        Self { idle: Duration::from_secs(7200), interval: Duration::from_secs(75), count: 9 }
+        Self {
+            idle: Duration::from_secs(7200),
+            interval: Duration::from_secs(75),
+            count: 9,
+        }
     }
 }
 

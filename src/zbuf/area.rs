@@ -230,7 +230,8 @@ impl Area {
     }
 
     /// Gives back what [`Area::take_zones`] took. The caller has seen to it that no object in
-    /// them is in use.
+    /// them is in use. Pointers into them are foreign from now on; an application that is freeing
+    /// a stale one at this very moment may still be counted as having freed twice.
     pub(super) fn return_zones(&self, first: usize, zones: usize) {
         for slot in self.slots.iter().skip(first).take(zones) {
             slot.class.store(0, Ordering::Release);

@@ -17,7 +17,8 @@ use thiserror::Error;
 ///
 /// What the type system does not prevent: a closure that parks a clone of a slice in a
 /// *thread-local* (no `Send` is asked of those). Nothing in this crate keeps slices, pools or
-/// anything with a plain count in thread-locals, and nothing may.
+/// anything with a plain count in thread-locals, and nothing may. Nor may `T` hold what must be
+/// dropped by the thread that made it (a guard of another lock).
 #[derive(Debug)]
 pub struct ShardCell<T> {
     inner: Mutex<Inside<T>>,

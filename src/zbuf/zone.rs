@@ -195,6 +195,11 @@ impl Core {
             // SAFETY: only `push_remote` puts numbers on the list, those of existing objects.
             let place = unsafe { self.place(id) };
             // SAFETY: as above.
+            if unsafe { place.header() }.magic != MAGIC {
+                // Wiped in a forked child: every link would lead to object 0, for ever.
+                return drained;
+            }
+            // SAFETY: as above.
             let ctx = unsafe { place.ctx() };
             // First the link, then the count: from then on another thread may push it again.
             id = ctx.next.load(Ordering::Relaxed);

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
-use crate::sys::{self, Errno, EpollEvent};
+use crate::sys::{self, Errno, EpollEvent, OwnFd};
 use crate::time::{Duration, Instant};
 
 /// The address of this is the data of the inner descriptor's registration: an address of ours
@@ -29,7 +29,7 @@ fn inner_mark() -> u64 {
 /// Our duplicate of the application's epoll descriptor.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    fd: OwnedFd,
+    fd: OwnFd,
     /// Registrations there that can have events, as far as we know. The kernel drops those of
     /// closed descriptors without telling, so it may be too many, never too few.
     registered: AtomicU32,
@@ -55,7 +55,7 @@ pub(super) struct Found {
 }
 
 impl Kernel {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(fd: OwnFd) -> Self {
         Self {
             fd,
             registered: AtomicU32::new(0),
@@ -69,7 +69,7 @@ impl Kernel {
     }
 
     pub(super) fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.fd.fd()
     }
 
     pub(super) fn forked(&self) {
@@ -162,36 +162,36 @@ pub(super) fn sift(events: &mut [EpollEvent], count: usize) -> Found {
 /// The descriptor of ours inside the application's.
 #[derive(Debug)]
 pub(super) struct Inner {
-    epoll: OwnedFd,
-    event: OwnedFd,
+    epoll: OwnFd,
+    event: OwnFd,
 }
 
 impl Inner {
     pub(super) fn new(kernel: &Kernel) -> Result<Self, Errno> {
-        let inner = Self { epoll: sys::own_epoll()?, event: sys::own_eventfd()? };
+        let inner = Self { epoll: OwnFd::epoll()?, event: OwnFd::eventfd()? };
         let readable = |data| EpollEvent { events: libc::EPOLLIN as u32, data };
         let add = libc::EPOLL_CTL_ADD;
         sys::epoll_ctl(
-            inner.epoll.as_raw_fd(),
+            inner.epoll.fd(),
             add,
-            inner.event.as_raw_fd(),
+            inner.event.fd(),
             Some(readable(EVENT_MARK)),
         )?;
         // Shared with a parent that knows nothing of this descriptor, it would keep the parent
         // awake for nothing. The child then does without being nested or slept on.
         if !kernel.foreign.load(Ordering::Relaxed) {
-            let inner_fd = inner.epoll.as_raw_fd();
+            let inner_fd = inner.epoll.fd();
             sys::epoll_ctl(kernel.fd(), add, inner_fd, Some(readable(inner_mark())))?;
         }
         Ok(inner)
     }
 
     pub(super) fn raise(&self) {
-        sys::eventfd_raise(self.event.as_raw_fd());
+        sys::eventfd_raise(self.event.fd());
     }
 
     pub(super) fn clear(&self) {
-        sys::eventfd_clear(self.event.as_raw_fd());
+        sys::eventfd_clear(self.event.fd());
     }
 
     /// Watches the kernel's half of a listener. Edge-triggered: whether connections still wait
@@ -199,18 +199,18 @@ impl Inner {
     pub(super) fn watch(&self, fd: RawFd, handle: u64) -> Result<(), Errno> {
         let event =
             EpollEvent { events: (libc::EPOLLIN | libc::EPOLLET) as u32, data: handle };
-        sys::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, Some(event))
+        sys::epoll_ctl(self.epoll.fd(), libc::EPOLL_CTL_ADD, fd, Some(event))
     }
 
     pub(super) fn unwatch(&self, fd: RawFd) {
         // It is gone already if the descriptor was closed.
-        let _ = sys::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, None);
+        let _ = sys::epoll_ctl(self.epoll.fd(), libc::EPOLL_CTL_DEL, fd, None);
     }
 
     /// The items whose kernel half has something.
     pub(super) fn reports(&self) -> impl Iterator<Item = u64> + use<> {
         let mut events = [EpollEvent::default(); 16];
-        let count = sys::epoll_wait(self.epoll.as_raw_fd(), &mut events, Some(0), None);
+        let count = sys::epoll_wait(self.epoll.fd(), &mut events, Some(0), None);
         events
             .into_iter()
             .take(count.unwrap_or(0))
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn asks_less_and_less_while_the_kernel_is_quiet() {
-        let kernel = Kernel::new(sys::own_epoll().unwrap());
+        let kernel = Kernel::new(OwnFd::epoll().unwrap());
         let now = Instant::from_nanos(1_000_000);
         assert!(!kernel.is_due(now), "nothing is registered");
         kernel.added();
@@ -242,11 +242,11 @@ mod tests {
         }
         assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
         assert!(kernel.is_due(now + ASK_EVERY), "time is up");
-        let event = sys::own_eventfd().unwrap();
+        let event = OwnFd::eventfd().unwrap();
         let wanted = EpollEvent { events: libc::EPOLLIN as u32, data: 5 };
-        sys::epoll_ctl(kernel.fd(), libc::EPOLL_CTL_ADD, event.as_raw_fd(), Some(wanted))
+        sys::epoll_ctl(kernel.fd(), libc::EPOLL_CTL_ADD, event.fd(), Some(wanted))
             .unwrap();
-        sys::eventfd_raise(event.as_raw_fd());
+        sys::eventfd_raise(event.fd());
         assert_eq!(kernel.ask(now, &mut events), Ok(Found { events: 1, inner: false }));
         assert!(kernel.is_due(now), "an event brings the next");
     }

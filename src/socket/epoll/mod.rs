@@ -26,4 +26,13 @@ mod wait;
 pub use change::change;
 pub use set::{Set, create};
 pub use wait::wait;
-pub(crate) use set::{bits, ready_bits};
+pub(crate) use set::bits;
+
+use super::description::Pin;
+
+/// The last descriptor of a set is closed.
+pub fn on_last_close(pin: &Pin) {
+    if let Some(set) = pin.set() {
+        set.close();
+    }
+}

@@ -12,7 +12,7 @@ use crate::socket::description::{self, DescriptionId, Kind, Watcher};
 use crate::socket::runtime;
 use crate::socket::runtime::wake::Wake;
 use crate::stack::Ready;
-use crate::sys::{self, Errno, EpollEvent, ForkMutex};
+use crate::sys::{self, Errno, EpollEvent, ForkMutex, OwnFd};
 
 pub(super) const EPOLLERR: u32 = libc::EPOLLERR as u32;
 pub(super) const EPOLLHUP: u32 = libc::EPOLLHUP as u32;
@@ -44,27 +44,6 @@ pub(crate) const fn bits(ready: Ready) -> u32 {
         bits |= libc::EPOLLRDHUP as u32;
     }
     bits
-}
-
-/// The other way round.
-pub(crate) const fn ready_bits(bits: u32) -> Ready {
-    let mut ready = Ready::empty();
-    if bits & (libc::EPOLLIN | libc::EPOLLRDNORM) as u32 != 0 {
-        ready = ready.union(Ready::IN);
-    }
-    if bits & (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32 != 0 {
-        ready = ready.union(Ready::OUT);
-    }
-    if bits & EPOLLERR != 0 {
-        ready = ready.union(Ready::ERR);
-    }
-    if bits & EPOLLHUP != 0 {
-        ready = ready.union(Ready::HUP);
-    }
-    if bits & libc::EPOLLRDHUP as u32 != 0 {
-        ready = ready.union(Ready::RDHUP);
-    }
-    ready
 }
 
 /// What the application's epoll descriptors of one description stand for.
@@ -132,7 +111,7 @@ impl Set {
     /// `EMFILE`, `EBADF`.
     pub fn around(fd: RawFd) -> Result<Arc<Self>, Errno> {
         Ok(Arc::new(Self {
-            kernel: Kernel::new(sys::own_duplicate(fd)?),
+            kernel: Kernel::new(OwnFd::duplicate(fd)?),
             changes: ForkMutex::new(()),
             state: ForkMutex::new(State::default()),
             queued: AtomicU32::new(0),

@@ -12,7 +12,7 @@ use super::wake::{Ringer, Wake};
 use crate::socket::description::{Kind, Pin};
 use crate::stack::Ready;
 use crate::sys::{self, Errno, PollFd};
-use crate::time::Instant;
+use crate::time::{Clock, Instant, SystemClock};
 
 /// Keys of bells in descriptions' lists of watchers: apart from those of epoll's entries.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1 << 63);
@@ -93,10 +93,8 @@ impl<L: Fn(&Pin) -> Ready, D: Fn() -> u64> Condition for Blocked<'_, L, D> {
     }
 }
 
-/// Waits for a description on the shards of `crew`.
-///
-/// A handled signal ends the wait as it ends a blocking call of the kernel: always if there is
-/// a deadline (`SO_RCVTIMEO`), otherwise unless the handlers ask for `SA_RESTART`.
+/// Waits for a description on the shards of `crew`. A handled signal always ends the wait: the
+/// caller knows which calls are restarted.
 pub(super) fn wait_on<E: Engine>(
     crew: &Crew<E>,
     pin: &Pin,
@@ -114,31 +112,15 @@ pub(super) fn wait_on<E: Engine>(
         seen: None,
         watch: Watch::new(),
     };
-    loop {
-        match wait(crew, &mut blocked, patience, None) {
-            Ok(found) => return found.ok_or(Errno::AGAIN),
-            Err(Errno::INTR) if deadline.is_none() => {
-                if !sys::handlers_restart(sys::signal_mask()) {
-                    return Err(Errno::INTR);
-                }
-            }
-            Err(errno) => return Err(errno),
-        }
-    }
+    wait(crew, &mut blocked, patience, None)?.ok_or(Errno::AGAIN)
 }
 
-/// Waits for the kernel's half of a listener before there are shards.
+/// Waits for the kernel's half of a listener when there are no shards.
 pub(super) fn wait_in_kernel(pin: &Pin, deadline: Option<Instant>) -> Result<Ready, Errno> {
-    use crate::time::{Clock, SystemClock};
     let mut fds = [PollFd { fd: pin.fd(), events: libc::POLLIN, revents: 0 }];
-    loop {
-        let left = deadline.map(|d| d.saturating_since(SystemClock.now()).as_nanos());
-        match sys::ppoll(&mut fds, left, None) {
-            Ok(0) => return Err(Errno::AGAIN),
-            Ok(_) => return Ok(Ready::IN),
-            Err(Errno::INTR)
-                if deadline.is_none() && sys::handlers_restart(sys::signal_mask()) => {}
-            Err(errno) => return Err(errno),
-        }
+    let left = deadline.map(|d| d.saturating_since(SystemClock.now()).as_nanos());
+    match sys::ppoll(&mut fds, left, None)? {
+        0 => Err(Errno::AGAIN),
+        _ => Ok(Ready::IN),
     }
 }

@@ -1,7 +1,7 @@
 //! A shard that is a queue of wakeups behind an eventfd, for tests of who turns and who sleeps.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::crew::{Crew, Manner};
@@ -10,7 +10,7 @@ use super::lane::Lane;
 use super::steward::{self, Chores};
 use crate::socket::description::{self, DescriptionId, Kind, Pin};
 use crate::stack::{Ready, TurnReport, Wakeup};
-use crate::sys;
+use crate::sys::{self, OwnFd};
 use crate::time::{Clock, Duration, Instant, SystemClock};
 use crate::zbuf::ShardCell;
 
@@ -31,14 +31,14 @@ struct Wire {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     wire: Arc<(Mutex<Wire>, Condvar)>,
-    event: Arc<OwnedFd>,
+    event: Arc<OwnFd>,
 }
 
 impl Link {
     /// A frame that makes something of the description ready.
     pub(crate) fn send(&self, id: DescriptionId, edge: Ready) {
         self.wire.0.lock().unwrap().frames.push_back(Wakeup { token: id.to_bits(), edge });
-        sys::eventfd_raise(self.event.as_raw_fd());
+        sys::eventfd_raise(self.event.fd());
     }
 
     pub(crate) fn turns(&self) -> u64 {
@@ -108,7 +108,7 @@ impl Engine for FakeShard {
 
     fn arm(&mut self) -> bool {
         let wire = self.link.wire.0.lock().unwrap();
-        sys::eventfd_clear(self.link.event.as_raw_fd());
+        sys::eventfd_clear(self.link.event.fd());
         wire.frames.is_empty()
     }
 
@@ -130,13 +130,13 @@ pub(crate) fn crew(lanes: usize, manner: Manner) -> (Arc<Crew<FakeShard>>, Vec<L
     let links: Vec<Link> = (0..lanes)
         .map(|_| Link {
             wire: Arc::default(),
-            event: Arc::new(sys::own_eventfd().unwrap()),
+            event: Arc::new(OwnFd::eventfd().unwrap()),
         })
         .collect();
     let lanes = links
         .iter()
         .map(|link| {
-            let fds = [link.event.as_raw_fd()];
+            let fds = [link.event.fd()];
             let link = link.clone();
             Lane::new(ShardCell::new(move || FakeShard { link, fds, out: Vec::new() }))
         })

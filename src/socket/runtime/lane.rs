@@ -132,6 +132,11 @@ impl<E: Engine> Lane<E> {
         *self.bell.lock() = None;
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_slept_on(&self) -> bool {
+        self.asleep_until.load(Ordering::SeqCst) != AWAKE
+    }
+
     pub(crate) fn leader(&self) -> u32 {
         self.leader.load(Ordering::SeqCst)
     }

@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::socket::description::{Kind, Watcher};
 use crate::stack::Ready;
-use crate::sys::{self, Errno, fork_epoch};
+use crate::sys::{self, Errno, OwnFd, fork_epoch};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -22,7 +22,7 @@ const RUNG: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Wake {
     state: AtomicU32,
-    event: OwnedFd,
+    event: OwnFd,
     epoch: u32,
 }
 
@@ -30,7 +30,7 @@ impl Wake {
     pub(crate) fn new() -> Result<Arc<Self>, Errno> {
         Ok(Arc::new(Self {
             state: AtomicU32::new(AWAKE),
-            event: sys::own_eventfd()?,
+            event: OwnFd::eventfd()?,
             epoch: fork_epoch(),
         }))
     }
@@ -43,7 +43,7 @@ impl Wake {
     /// Wakes the sleeper, or keeps it from falling asleep.
     pub(crate) fn ring(&self) {
         if self.state.swap(RUNG, Ordering::SeqCst) == ASLEEP {
-            sys::eventfd_raise(self.event.as_raw_fd());
+            sys::eventfd_raise(self.event.fd());
         }
     }
 
@@ -62,12 +62,12 @@ impl Wake {
     pub(crate) fn finish(&self, readable: bool) {
         self.state.store(AWAKE, Ordering::SeqCst);
         if readable {
-            sys::eventfd_clear(self.event.as_raw_fd());
+            sys::eventfd_clear(self.event.fd());
         }
     }
 
     pub(crate) fn fd(&self) -> RawFd {
-        self.event.as_raw_fd()
+        self.event.fd()
     }
 }
 

@@ -1,0 +1,392 @@
+//! One connection: the transmission control block of RFC 9293 §3.3.1 and what acts on it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the block itself, birth, state changes, events |
+//! | `open.rs` | handshake segments in, option negotiation |
+//! | `input.rs` | segments in |
+//! | `ack.rs` | acknowledgments in, loss detection |
+//! | `output.rs` | segments out |
+//! | `timeouts.rs` | timers |
+//! | `api.rs` | what the application and the stack call |
+#![forbid(unsafe_code)]
+
+mod ack;
+mod api;
+mod input;
+mod open;
+mod output;
+mod timeouts;
+
+use bitflags::bitflags;
+
+use super::challenge::ChallengeLimit;
+use super::config::{Config, Ports};
+use super::congestion::Controller;
+use super::info::Counters;
+use super::payload::Payload;
+use super::receiver::Receiver;
+use super::recovery::Recovery;
+use super::rtt::RttEstimator;
+use super::scoreboard::Scoreboard;
+use super::sender::Sender;
+use super::state::{Input, State};
+use super::timers::{Timer, Timers};
+use crate::time::Instant;
+use crate::wire::{SeqNum, TcpHeader};
+
+/// What a connection has to tell its owner.
+///
+/// Each is pending at most once, and [`Connection::poll_event`] hands them out in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Event {
+    /// The handshake is complete.
+    Connected,
+    /// There is something to read: data, or the end of it.
+    Readable,
+    /// There is room to write again.
+    Writable,
+    /// The peer will send no more; everything it sent can be read.
+    PeerClosed,
+    /// The peer refused our SYN.
+    Refused,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer did not answer for too long.
+    TimedOut,
+    /// TIME-WAIT: what is left of the connection fits into a
+    /// [`TimeWaitSeed`](super::TimeWaitSeed).
+    TimeWait,
+    /// CLOSED: nothing more will come in or go out. The slot may be freed once nothing is
+    /// left to read.
+    Closed,
+}
+
+impl Event {
+    const ALL: [Self; 9] = [
+        Self::Connected,
+        Self::Readable,
+        Self::Writable,
+        Self::PeerClosed,
+        Self::Refused,
+        Self::Reset,
+        Self::TimedOut,
+        Self::TimeWait,
+        Self::Closed,
+    ];
+
+    const fn bit(self) -> u16 {
+        1 << self as u8
+    }
+}
+
+bitflags! {
+    /// Yes-or-no facts about a connection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Flags: u16 {
+        /// Timestamps were agreed (Snd.TS.OK).
+        const TIMESTAMPS = 1 << 0;
+        /// SACK was agreed.
+        const SACK = 1 << 1;
+        /// Window scaling was agreed.
+        const SCALING = 1 << 2;
+        /// A SYN or SYN-ACK is to be sent (again).
+        const SYN_PENDING = 1 << 3;
+        /// A reset is to be sent.
+        const RST_PENDING = 1 << 4;
+        /// An acknowledgment is to be sent in this turn.
+        const ACK_NOW = 1 << 5;
+        /// The persist timer expired: send a window probe.
+        const PROBE_PENDING = 1 << 6;
+        /// Send a keepalive probe.
+        const KEEPALIVE_PENDING = 1 << 7;
+        /// Small segments have waited long enough.
+        const FLUSH = 1 << 8;
+        /// The application has let go: nobody will read or write any more.
+        const ORPHAN = 1 << 9;
+        /// We sent the first SYN.
+        const ACTIVE = 1 << 10;
+        /// The application found no room to write.
+        const WRITER_WAITS = 1 << 11;
+        /// CLOSE was called before the handshake was complete.
+        const CLOSE_QUEUED = 1 << 12;
+/// Our SYN has left more than once, so its acknowledgment can't be timed.
+        const SYN_RESENT = 1 << 14;
+        /// The peer's SYN carried our options' counterparts (for a SYN-ACK).
+        const PASSIVE_OPTIONS = 1 << 13;
+    }
+}
+
+/// TS.Recent and its surroundings (RFC 7323 §4, §5).
+#[derive(Clone, Copy, Debug)]
+struct Stamps {
+    recent: u32,
+    recent_at: Instant,
+    offset: u32,
+    last_value: u32,
+}
+
+/// How eagerly to acknowledge.
+#[derive(Clone, Copy, Debug)]
+struct AckPolicy {
+    /// Duplicate ACKs owed, one per segment that arrived out of order.
+    dups: u8,
+    /// Acknowledgments that are sent without delay because the peer may be in slow start.
+    quick: u8,
+}
+
+/// A connection whose payload is stored in `P`.
+///
+/// Fields are in the order of how often a segment in steady state touches them.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Connection<P> {
+    state: State,
+    ack: AckPolicy,
+    flags: Flags,
+    events: u16,
+    /// Payload bytes of a full segment without SACK blocks: Eff.snd.MSS of RFC 9293 §3.7.1.
+    mss: u32,
+    rx: Receiver<P>,
+    tx: Sender<P>,
+    timers: Timers,
+    stamps: Stamps,
+    last_in_at: Instant,
+    last_out_at: Instant,
+    /// When SND.UNA last moved, or data began to wait: where the user timeout counts from.
+    progress_at: Instant,
+    /// SND.NXT when the use of the congestion window was last recorded.
+    usage_mark: SeqNum,
+    recovery: Recovery,
+    congestion: Controller,
+    rtt: RttEstimator,
+    scoreboard: Scoreboard,
+    counters: Counters,
+    ports: Ports,
+    iss: SeqNum,
+    irs: SeqNum,
+    syn_sent_at: Instant,
+    /// Retransmissions of our SYN.
+    syn_timeouts: u8,
+    /// Probes sent since the peer was last heard.
+    probes_unanswered: u8,
+    persist_backoff: u8,
+    /// The MSS option of the peer, or what we assume without one.
+    mss_peer: u16,
+    /// What the path takes: starts as the local MSS, lowered by path MTU discovery.
+    mss_path: u16,
+    challenge: ChallengeLimit,
+    config: Config,
+}
+
+/// Linux's TCP_MAX_QUICKACKS.
+const QUICK_ACKS: u8 = 16;
+
+impl<P: Payload> Connection<P> {
+    /// Opens actively: [`poll_transmit`](Self::poll_transmit) yields the SYN.
+    ///
+    /// `iss` and `ts_offset` must be unpredictable to outsiders (RFC 6528, RFC 7323 §5.4).
+    pub fn connect(cfg: &Config, ports: Ports, iss: SeqNum, ts_offset: u32, now: Instant) -> Self {
+        let mut c = Self::new(cfg, ports, iss, ts_offset, now);
+        c.flags |= Flags::ACTIVE | Flags::SYN_PENDING;
+        c.transition(Input::ActiveOpen, now);
+        c
+    }
+
+    /// Opens passively, answering `syn`: [`poll_transmit`](Self::poll_transmit) yields the
+    /// SYN-ACK.
+    pub fn accept(
+        cfg: &Config,
+        ports: Ports,
+        iss: SeqNum,
+        ts_offset: u32,
+        syn: &TcpHeader,
+        now: Instant,
+    ) -> Self {
+        let mut c = Self::new(cfg, ports, iss, ts_offset, now);
+        c.negotiate(syn, now);
+        c.tx.set_window(syn.seq, iss, u32::from(syn.window));
+        c.flags |= Flags::SYN_PENDING;
+        c.transition(Input::PassiveOpen, now);
+        c
+    }
+
+    /// Like [`accept`](Self::accept) for a SYN whose SYN-ACK has been sent by other means (a
+    /// compact half-open record, a SYN cookie). Feed it the ACK that completes the handshake.
+    ///
+    /// Of `syn` only the sequence number, the window and the options are looked at.
+    /// `syn_ack_sent_at` gives the round-trip time, unless the SYN-ACK was retransmitted
+    /// `retransmissions` times.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the fields of a half-open record"
+    )]
+    pub fn accept_after_syn_ack(
+        cfg: &Config,
+        ports: Ports,
+        iss: SeqNum,
+        ts_offset: u32,
+        syn: &TcpHeader,
+        syn_ack_sent_at: Instant,
+        retransmissions: u8,
+        now: Instant,
+    ) -> Self {
+        let mut c = Self::accept(cfg, ports, iss, ts_offset, syn, now);
+        c.flags -= Flags::SYN_PENDING;
+        c.tx.nxt = iss + 1;
+        c.tx.max = c.tx.nxt;
+        let _ = c.rx.advertise_unscaled();
+        c.syn_sent_at = syn_ack_sent_at;
+        c.syn_timeouts = retransmissions;
+        c.flags.set(Flags::SYN_RESENT, retransmissions > 0);
+        c.timers.arm(Timer::Retransmit, now + c.rtt.rto());
+        c
+    }
+
+    fn new(cfg: &Config, ports: Ports, iss: SeqNum, ts_offset: u32, now: Instant) -> Self {
+        let cfg = cfg.clone().sanitized();
+        let shift = if cfg.window_scale {
+            open::window_shift(cfg.rcv_buf_max_bytes)
+        } else {
+            0
+        };
+        let mss_assumed = u32::from(cfg.mss_default.min(cfg.mss_local));
+        Self {
+            state: State::Closed,
+            ack: AckPolicy {
+                dups: 0,
+                quick: QUICK_ACKS,
+            },
+            flags: Flags::empty(),
+            events: 0,
+            mss: mss_assumed,
+            rx: Receiver::new(cfg.rcv_buf_max_bytes, shift, mss_assumed),
+            tx: Sender::new(iss),
+            timers: Timers::new(),
+            stamps: Stamps {
+                recent: 0,
+                recent_at: now,
+                offset: ts_offset,
+                last_value: 0,
+            },
+            last_in_at: now,
+            last_out_at: now,
+            progress_at: now,
+            usage_mark: iss,
+            recovery: Recovery::new(iss),
+            congestion: Controller::new(mss_assumed, false),
+            rtt: RttEstimator::new(&cfg),
+            scoreboard: Scoreboard::new(),
+            counters: Counters::default(),
+            ports,
+            iss,
+            irs: SeqNum::default(),
+            syn_sent_at: now,
+            syn_timeouts: 0,
+            probes_unanswered: 0,
+            persist_backoff: 0,
+            mss_peer: cfg.mss_default,
+            mss_path: cfg.mss_local,
+            challenge: ChallengeLimit::new(
+                cfg.seed ^ (u64::from(iss.get()) << 32) ^ u64::from(ts_offset),
+            ),
+            config: cfg,
+        }
+    }
+
+    /// The state.
+    #[inline]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The ports.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// The next thing to tell, until there is nothing.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = Event::ALL
+            .into_iter()
+            .find(|e| self.events & e.bit() != 0)?;
+        // Whoever frees the connection must have polled its last segment first.
+        let owed = Flags::RST_PENDING | Flags::ACK_NOW;
+        if matches!(event, Event::TimeWait | Event::Closed) && self.flags.intersects(owed) {
+            return None;
+        }
+        self.events &= !event.bit();
+        Some(event)
+    }
+
+    /// The earliest time at which [`on_timer`](Self::on_timer) has something to do;
+    /// [`Instant::FAR_FUTURE`] if there is no such time.
+    #[inline]
+    pub fn poll_at(&self) -> Instant {
+        self.timers.earliest()
+    }
+
+    #[inline]
+    fn raise(&mut self, event: Event) {
+        self.events |= event.bit();
+    }
+
+    /// Changes the state, if the table says so, and does what belongs to entering the new one.
+    fn transition(&mut self, input: Input, now: Instant) {
+        let Some(next) = self.state.next(input) else {
+            return;
+        };
+        self.state = next;
+        match next {
+            State::Established => self.on_established(now),
+            State::FinWait2 if self.flags.contains(Flags::ORPHAN) => {
+                self.timers.arm(Timer::Linger, now + self.config.fin_wait_2);
+            }
+            State::TimeWait => {
+                self.timers.disarm_all();
+                self.timers.arm(Timer::Linger, now + self.config.time_wait);
+                self.raise(Event::TimeWait);
+            }
+            State::Closed => self.on_closed(),
+            _ => {}
+        }
+    }
+
+    fn on_closed(&mut self) {
+        self.timers.disarm_all();
+        self.tx.queue.clear();
+        self.scoreboard.clear();
+        self.ack.dups = 0;
+        self.flags -= Flags::SYN_PENDING
+            | Flags::ACK_NOW
+            | Flags::PROBE_PENDING
+            | Flags::KEEPALIVE_PENDING
+            | Flags::FLUSH;
+        self.raise(Event::Closed);
+    }
+
+    /// Ends the connection because of something that `event` names.
+    #[cold]
+    fn fail(&mut self, event: Event, now: Instant) {
+        if self.state != State::Closed {
+            self.raise(event);
+            self.transition(Input::Delete, now);
+        }
+    }
+
+    /// Ends the connection and tells the peer (RFC 9293 §3.10.5).
+    #[cold]
+    fn reset_peer(&mut self, now: Instant) {
+        //= RFC 9293 §3.10.5
+        //# "Send a reset segment: <SEQ=SND.NXT><CTL=RST> All queued SENDs and RECEIVEs should
+        //#  be given "connection reset" notification"
+        if self.state.is_synchronized() || self.state == State::SynReceived {
+            self.flags |= Flags::RST_PENDING;
+        }
+        self.transition(Input::Delete, now);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,495 @@
+//! Segments out: what to send, in which order, and how it looks.
+#![forbid(unsafe_code)]
+
+use super::super::payload::{Payload, Pieces};
+use super::super::recovery::{Phase, Timed};
+use super::super::segment::SegmentOut;
+use super::super::sender::{Manners, Plan};
+use super::super::state::State;
+use super::super::timers::Timer;
+use super::{Connection, Flags};
+use crate::time::{Duration, Instant};
+use crate::wire::{Ecn, SeqNum, TcpFlags, TcpHeader, TcpOptions};
+
+/// How long cork and MSG_MORE may hold data back (tcp(7): "a ceiling of 200 milliseconds").
+const CORK_MAX: Duration = Duration::from_millis(200);
+/// Bytes of the option space (RFC 9293 §3.1: a header of at most 60 bytes).
+const OPTIONS_BYTES_MAX: u32 = 40;
+
+impl<P: Payload> Connection<P> {
+    /// The next segment to send; call until there is none.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        let out = self.next_segment(now);
+        if out.is_some() {
+            self.counters.segs_out += 1;
+        }
+        out
+    }
+
+    fn next_segment(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        if self
+            .flags
+            .intersects(Flags::RST_PENDING | Flags::SYN_PENDING)
+        {
+            return Some(self.emit_control(now));
+        }
+        match self.state {
+            State::Closed | State::SynSent | State::SynReceived => return None,
+            _ => {}
+        }
+        if self.ack.dups > 0 {
+            self.ack.dups -= 1;
+            return Some(self.emit_ack(now, self.tx.nxt));
+        }
+        if self.state.may_transmit_data()
+            && let Some(out) = self.next_data(now)
+        {
+            return Some(out);
+        }
+        if self.flags.contains(Flags::KEEPALIVE_PENDING) {
+            self.flags -= Flags::KEEPALIVE_PENDING;
+            self.counters.probes += 1;
+            //= RFC 9293 §3.8.4
+            //# "such a segment generally contains SEG.SEQ = SND.NXT-1 and may or may not
+            //#  contain one garbage octet of data"
+            return Some(self.emit_ack(now, self.tx.una - 1));
+        }
+        if self.flags.contains(Flags::ACK_NOW) {
+            return Some(self.emit_ack(now, self.tx.nxt));
+        }
+        None
+    }
+
+    /// Retransmissions first, then new data, then probes.
+    fn next_data(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        if self.recovery.force_first {
+            self.recovery.force_first = false;
+            if let Some(out) = self.retransmit_first(now) {
+                return Some(out);
+            }
+        }
+        if !self.tx.is_quiet() && self.recovery.phase != Phase::Open {
+            return self.next_in_recovery(now);
+        }
+        if self.flags.contains(Flags::PROBE_PENDING) {
+            self.flags -= Flags::PROBE_PENDING;
+            if let Some(out) = self.emit_probe(now) {
+                return Some(out);
+            }
+        }
+        if self.tx.unsent() == 0 && !self.tx.fin_unsent() {
+            self.on_blocked(now, Plan::Nothing, self.in_flight());
+            return None;
+        }
+        self.restart_if_idle(now);
+        let in_flight = self.in_flight();
+        self.send_new(now, in_flight)
+    }
+
+    /// RFC 5681 §4.1, before the first transmission after an idle time.
+    #[inline]
+    fn restart_if_idle(&mut self, now: Instant) {
+        if self.tx.is_quiet() && now.saturating_since(self.last_out_at) > self.rtt.rto() {
+            self.congestion.on_idle();
+        }
+    }
+
+    /// An estimate of the bytes in the network.
+    #[inline]
+    pub(super) fn in_flight(&self) -> u32 {
+        let r = &self.recovery;
+        let plain = match r.phase {
+            Phase::Open => self.scoreboard.is_empty(),
+            Phase::Fast => !self.flags.contains(Flags::SACK),
+            Phase::Timeout => false,
+        };
+        if plain {
+            return self.tx.flight();
+        }
+        let lost = self
+            .scoreboard
+            .lost_edge()
+            .unwrap_or(self.tx.una)
+            .latest(r.lost_below);
+        self.scoreboard
+            .pipe(self.tx.una, self.tx.nxt, lost, r.high_rxt)
+    }
+
+    /// Sends new data if the windows and good manners allow it.
+    fn send_new(&mut self, now: Instant, in_flight: u32) -> Option<SegmentOut<P>> {
+        let mss = self.current_mss();
+        let mut window = self.congestion.cwnd();
+        let limited = self.recovery.phase == Phase::Open && self.recovery.dup_acks > 0;
+        if limited && !self.flags.contains(Flags::SACK) {
+            //= RFC 3042 §2
+            //# "the TCP sender ... SHOULD ... transmit a segment of previously unsent data upon
+            //#  the arrival of the first two consecutive duplicate ACKs ... the amount of
+            //#  outstanding data would remain less than or equal to the congestion window plus
+            //#  two segments"
+            window = window.saturating_add(self.recovery.dup_acks.min(2).saturating_mul(self.mss));
+        }
+        let manners = Manners {
+            nodelay: self.config.nodelay,
+            cork: self.config.cork,
+            flush: self.flags.contains(Flags::FLUSH),
+        };
+        let plan = self.tx.plan(mss, window.saturating_sub(in_flight), manners);
+        match plan {
+            Plan::Send { len, fin } => {
+                if limited {
+                    self.recovery.limited_bytes += len;
+                }
+                Some(self.emit_new(now, len, fin, mss))
+            }
+            Plan::Nothing | Plan::Nagle | Plan::Congestion | Plan::Window | Plan::Corked => {
+                self.on_blocked(now, plan, in_flight);
+                None
+            }
+        }
+    }
+
+    /// Nothing more can be sent in this turn, because of `plan`.
+    fn on_blocked(&mut self, now: Instant, plan: Plan, in_flight: u32) {
+        self.flags -= Flags::FLUSH;
+        let new_round = self.tx.una.after_eq(self.usage_mark);
+        let limited = plan == Plan::Congestion;
+        if self
+            .congestion
+            .on_transmitted(in_flight, limited, new_round)
+        {
+            self.usage_mark = self.tx.nxt;
+        }
+        // With something in flight, its acknowledgment is the occasion to look again.
+        if !self.tx.is_quiet() || self.timers.is_armed(Timer::Persist) {
+            return;
+        }
+        match plan {
+            //= RFC 9293 §3.8.6.1
+            //# "The transmitting host SHOULD send the first zero-window probe when a zero
+            //#  window has existed for the retransmission timeout period"
+            Plan::Window => {
+                self.progress_at = now;
+                self.timers.arm(Timer::Persist, now + self.rtt.rto());
+            }
+            Plan::Corked => self.timers.arm(Timer::Persist, now + CORK_MAX),
+            _ => {}
+        }
+    }
+
+    /// RFC 6675 §5 step (C), or what remains to be sent again after a timeout.
+    #[cold]
+    fn next_in_recovery(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        let in_flight = self.in_flight();
+        let mss = self.current_mss();
+        let sack = self.flags.contains(Flags::SACK);
+        let room = self.congestion.cwnd().saturating_sub(in_flight);
+        if sack || self.recovery.phase == Phase::Timeout {
+            //= RFC 6675 §5
+            //# "(C) If cwnd - pipe >= 1 SMSS, the sender SHOULD transmit one or more segments"
+            if room < mss {
+                self.on_blocked(now, Plan::Congestion, in_flight);
+                return None;
+            }
+            if let Some((start, limit)) = self.next_lost() {
+                return self.retransmit(now, start, limit, mss);
+            }
+        }
+        if let Some(out) = self.send_new(now, in_flight) {
+            return Some(out);
+        }
+        if sack && self.recovery.phase == Phase::Fast {
+            return self.retransmit_speculatively(now, mss);
+        }
+        None
+    }
+
+    /// NextSeg rule (1): the first unSACKed run that is lost and not yet sent again.
+    fn next_lost(&self) -> Option<(SeqNum, SeqNum)> {
+        let r = &self.recovery;
+        let lost = self
+            .scoreboard
+            .lost_edge()
+            .unwrap_or(self.tx.una)
+            .latest(r.lost_below);
+        self.next_unsacked(lost)
+    }
+
+    /// The first run before `limit` that is neither SACKed nor sent again, within the peer's
+    /// window (which may have shrunk).
+    fn next_unsacked(&self, limit: SeqNum) -> Option<(SeqNum, SeqNum)> {
+        let una = self.tx.una;
+        let limit = limit.earliest(una + self.tx.wnd);
+        let gap = self
+            .scoreboard
+            .next_gap(self.recovery.high_rxt.latest(una), limit)?;
+        Some((gap.start, gap.end))
+    }
+
+    /// NextSeg rules (3) and (4), when there is nothing better to send.
+    fn retransmit_speculatively(&mut self, now: Instant, mss: u32) -> Option<SegmentOut<P>> {
+        let (una, nxt) = (self.tx.una, self.tx.nxt);
+        let highest = self.scoreboard.highest().unwrap_or(una);
+        if let Some((start, limit)) = self.next_unsacked(highest) {
+            return self.retransmit(now, start, limit, mss);
+        }
+        //= RFC 6675 §4
+        //# "(4) ... If HighACK is greater than RescueRxt (or RescueRxt is undefined), then one
+        //#  segment of up to SMSS octets that MUST include the highest outstanding unSACKed
+        //#  sequence number SHOULD be returned, and RescueRxt set to RecoveryPoint. HighRxt
+        //#  MUST NOT be updated."
+        if self
+            .recovery
+            .rescue
+            .is_some_and(|rescue| una.before_eq(rescue))
+        {
+            return None;
+        }
+        let gap = self.scoreboard.last_gap(una, nxt)?;
+        let start = gap.start.latest(gap.end - mss);
+        let high_rxt = self.recovery.high_rxt;
+        self.recovery.rescue = Some(self.recovery.recover);
+        let out = self.retransmit(now, start, gap.end, mss);
+        self.recovery.high_rxt = high_rxt;
+        out
+    }
+
+    /// Sends the segment at SND.UNA again, whatever the windows say.
+    #[cold]
+    fn retransmit_first(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        let una = self.tx.una;
+        let limit = match self.scoreboard.next_gap(una, self.tx.nxt) {
+            Some(gap) if gap.start == una => gap.end,
+            _ => self.tx.nxt,
+        };
+        let mss = self.current_mss();
+        self.retransmit(now, una, limit, mss)
+    }
+
+    /// Sends at most `mss` bytes of `[start, limit)` again, and FIN if it belongs there.
+    fn retransmit(
+        &mut self,
+        now: Instant,
+        start: SeqNum,
+        limit: SeqNum,
+        mss: u32,
+    ) -> Option<SegmentOut<P>> {
+        if !start.before(limit) {
+            return None;
+        }
+        let data_end = self.tx.queue.end();
+        let len_max = match start.before(data_end) {
+            true => data_end.earliest(limit).distance_from(start).min(mss),
+            false => 0,
+        };
+        let (payload, len) = self.tx.queue.gather(start, len_max);
+        let end = start + len;
+        let fin = self.tx.fin && end == data_end && limit.after(data_end);
+        if len == 0 && !fin {
+            return None;
+        }
+        self.counters.retransmits += 1;
+        self.counters.bytes_retransmitted += u64::from(len);
+        self.recovery.timed = None;
+        self.recovery.high_rxt = self.recovery.high_rxt.latest(end + u32::from(fin));
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.arm_retransmit(now);
+        }
+        Some(self.emit_data(now, start, payload, len, fin, true))
+    }
+
+    fn emit_new(&mut self, now: Instant, len: u32, fin: bool, mss: u32) -> SegmentOut<P> {
+        let start = self.tx.nxt;
+        if self.tx.is_quiet() {
+            self.progress_at = now;
+        }
+        let (payload, taken) = self.tx.queue.gather(start, len);
+        // A segment may have too few pieces for its length: then the rest, and FIN, follow.
+        let fin = fin && taken == len;
+        let before = self.tx.max;
+        self.tx.on_sent(taken, fin, taken == mss || taken < len);
+        let fresh = self.tx.max.distance_from(before);
+        self.counters.bytes_out += u64::from(fresh.min(taken));
+        //= RFC 6298 §5.1
+        //# "Every time a packet containing data is sent (including a retransmission), if the
+        //#  timer is not running, start it running so that it will expire after RTO seconds"
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.arm_retransmit(now);
+        }
+        self.timers.disarm(Timer::Persist);
+        self.persist_backoff = 0;
+        if self.recovery.timed.is_none() && start == before {
+            self.recovery.timed = Some(Timed {
+                end: self.tx.nxt,
+                sent_at: now,
+            });
+        }
+        self.emit_data(now, start, payload, taken, fin, start.before(before))
+    }
+
+    /// A zero-window probe: the next octet, or FIN, beyond the window.
+    #[cold]
+    fn emit_probe(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        //= RFC 9293 §3.8.6.1
+        //# "The sending TCP peer must regularly transmit at least one octet of new data (if
+        //#  available), or retransmit to the receiving TCP peer even if the send window is zero"
+        let start = self.tx.nxt;
+        let (payload, len) = self.tx.queue.gather(start, self.tx.unsent().min(1));
+        let fin = len == 0 && self.tx.fin_unsent();
+        if len == 0 && !fin {
+            return None;
+        }
+        self.counters.probes += 1;
+        let retransmission = start.before(self.tx.max);
+        self.tx.max = self.tx.max.latest(start + len + u32::from(fin));
+        Some(self.emit_data(now, start, payload, len, fin, retransmission))
+    }
+
+    /// Payload bytes that fit into a segment sent now.
+    #[inline]
+    fn current_mss(&self) -> u32 {
+        if !self.flags.contains(Flags::SACK) || !self.rx.has_sack_blocks() {
+            return self.mss;
+        }
+        // Two bytes of padding, two of header, and eight per block.
+        let blocks = self.sack_room() as u32;
+        self.mss.saturating_sub(4 + 8 * blocks).max(1)
+    }
+
+    /// SACK blocks that fit next to the other options.
+    fn sack_room(&self) -> usize {
+        let stamped = self.flags.contains(Flags::TIMESTAMPS);
+        let taken = if stamped {
+            super::open::TIMESTAMPS_BYTES
+        } else {
+            0
+        };
+        ((OPTIONS_BYTES_MAX - taken - 4) / 8) as usize
+    }
+
+    fn emit_data(
+        &mut self,
+        now: Instant,
+        seq: SeqNum,
+        payload: Pieces<P>,
+        len: u32,
+        fin: bool,
+        retransmission: bool,
+    ) -> SegmentOut<P> {
+        let mut flags = TcpFlags::ACK;
+        if len > 0 && self.tx.is_push(seq, seq + len) {
+            flags |= TcpFlags::PSH;
+        }
+        if fin {
+            flags |= TcpFlags::FIN;
+        }
+        if self.flags.contains(Flags::ACK_NOW) || self.timers.is_armed(Timer::DelayedAck) {
+            // The application answers by itself: its data will carry the acknowledgments, so
+            // there is no need for quick ones (Linux's "pingpong" mode).
+            self.ack.quick = 0;
+        }
+        self.last_out_at = now;
+        let header = self.header(now, seq, flags);
+        SegmentOut {
+            header,
+            payload,
+            payload_len: len,
+            ecn: Ecn::NotEct,
+            retransmission,
+        }
+    }
+
+    fn emit_ack(&mut self, now: Instant, seq: SeqNum) -> SegmentOut<P> {
+        self.ack.quick = self.ack.quick.saturating_sub(1);
+        SegmentOut {
+            header: self.header(now, seq, TcpFlags::ACK),
+            payload: Pieces::new(),
+            payload_len: 0,
+            ecn: Ecn::NotEct,
+            retransmission: false,
+        }
+    }
+
+    /// A header with an acknowledgment of everything received: after it none is due.
+    #[inline]
+    fn header(&mut self, now: Instant, seq: SeqNum, flags: TcpFlags) -> TcpHeader {
+        self.flags -= Flags::ACK_NOW;
+        self.timers.disarm(Timer::DelayedAck);
+        let mut options = TcpOptions::default();
+        if self.flags.contains(Flags::TIMESTAMPS) {
+            //= RFC 7323 §3.2
+            //# "Once TSopt has been successfully negotiated ... the TSopt MUST be sent in every
+            //#  non-<RST> segment for the duration of the connection"
+            options.timestamps = Some(self.stamp(now));
+        }
+        if self.flags.contains(Flags::SACK) && self.rx.has_sack_blocks() {
+            let room = self.sack_room();
+            self.rx.sack_blocks(&mut options.sack, room);
+        }
+        TcpHeader {
+            src_port: self.ports.local,
+            dst_port: self.ports.remote,
+            seq,
+            ack: self.rx.nxt,
+            flags,
+            window: self.rx.advertise(),
+            urgent: 0,
+            options,
+        }
+    }
+
+    /// A SYN, a SYN-ACK, or a reset.
+    #[cold]
+    fn emit_control(&mut self, now: Instant) -> SegmentOut<P> {
+        let retransmission = self.tx.max != self.iss && self.flags.contains(Flags::SYN_PENDING);
+        let header = if self.flags.contains(Flags::RST_PENDING) {
+            self.flags -= Flags::RST_PENDING;
+            TcpHeader {
+                src_port: self.ports.local,
+                dst_port: self.ports.remote,
+                seq: self.tx.nxt,
+                ack: self.rx.nxt,
+                flags: TcpFlags::RST | TcpFlags::ACK,
+                ..TcpHeader::default()
+            }
+        } else {
+            self.emit_syn(now)
+        };
+        SegmentOut {
+            header,
+            payload: Pieces::new(),
+            payload_len: 0,
+            ecn: Ecn::NotEct,
+            retransmission,
+        }
+    }
+
+    fn emit_syn(&mut self, now: Instant) -> TcpHeader {
+        self.flags -= Flags::SYN_PENDING;
+        if self.tx.max != self.iss {
+            self.flags |= Flags::SYN_RESENT;
+        } else {
+            self.tx.nxt = self.iss + 1;
+            self.tx.max = self.tx.nxt;
+            self.syn_sent_at = now;
+            self.progress_at = now;
+        }
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.arm_retransmit(now);
+        }
+        self.last_out_at = now;
+        let (flags, ack) = match self.state {
+            State::SynReceived => (TcpFlags::SYN | TcpFlags::ACK, self.rx.nxt),
+            _ => (TcpFlags::SYN, SeqNum::default()),
+        };
+        TcpHeader {
+            src_port: self.ports.local,
+            dst_port: self.ports.remote,
+            seq: self.iss,
+            ack,
+            flags,
+            window: self.rx.advertise_unscaled(),
+            urgent: 0,
+            options: self.syn_options(now),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Transcripts of a connection against a scripted peer, and two connections against each other.
+
+mod closing;
+mod data;
+mod handshake;
+mod loss;
+mod pair;
+mod resets;
+mod script;
+mod timers;
+mod windows;
