@@ -88,7 +88,8 @@ impl Netns {
         let rules = format!(
             "add table inet loss; \
              add chain inet loss forward {{ type filter hook forward priority 0; }}; \
-             add rule inet loss forward meta l4proto tcp numgen random mod 100 < {percent} counter drop"
+             add rule inet loss forward meta l4proto tcp \
+             numgen random mod 100 < {percent} counter drop"
         );
         self.run("nft", &[&rules]);
     }
