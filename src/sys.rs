@@ -11,6 +11,8 @@ mod guard;
 mod leaked;
 pub mod internal;
 mod lock;
+#[cfg(test)]
+pub(crate) mod signals;
 
 pub use event::*;
 pub use fd::*;

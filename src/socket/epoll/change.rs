@@ -11,6 +11,7 @@ use super::set::{
     EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLWAKEUP, Entry, Set, State,
 };
 use crate::socket::description::{Kind, Pin};
+use crate::socket::listener;
 use crate::sys::{self, Errno, EpollEvent};
 
 const ADD: i32 = libc::EPOLL_CTL_ADD;
@@ -50,7 +51,11 @@ pub fn change(
         // closed; a connection of the parent's is not the child's to watch.
         Kind::Dead => Err(Errno::PERM),
         Kind::Epoll => change_nested(set, operation, fd, pin, event),
-        Kind::Provisional | Kind::Listener | Kind::Stream => {
+        kind @ (Kind::Provisional | Kind::Listener | Kind::Stream) => {
+            if kind == Kind::Listener && operation == ADD {
+                // The first use that a worker makes of its parent's listener.
+                listener::revive(pin);
+            }
             change_socket(set, operation, fd, pin, event.unwrap_or_default())
         }
     }
