@@ -508,7 +508,7 @@ mod differential {
                         finished[which] = true;
                         pairs[which].1.shutdown(Shutdown::Write).unwrap();
                         // The kernel does not say what has changed then.
-                        bench.link.send(pins[which].id(), Ready::IN | Ready::OUT | Ready::RDHUP);
+                        bench.link.send(pins[which].id(), Ready::all());
                         let _ = bench.wait_on(&idle(), 1, NOW);
                     }
                     Step::Arrive { .. } | Step::Finish { .. } => {}
