@@ -9,6 +9,7 @@ use super::kernel::Inner;
 use super::list::{Handle, Item, Side};
 use super::set::{EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLWAKEUP, Entry, Set, State};
 use crate::socket::description::{Kind, Pin};
+use crate::socket::listener;
 use crate::sys::{self, EpollEvent, Errno};
 
 const ADD: i32 = libc::EPOLL_CTL_ADD;
@@ -53,7 +54,11 @@ pub fn change(
         // closed; a connection of the parent's is not the child's to watch.
         Kind::Dead => Err(Errno::PERM),
         Kind::Epoll => change_nested(set, operation, fd, pin, event),
-        Kind::Provisional | Kind::Listener | Kind::Stream => {
+        kind @ (Kind::Provisional | Kind::Listener | Kind::Stream) => {
+            if kind == Kind::Listener && operation == ADD {
+                // The first use that a worker makes of its parent's listener.
+                listener::revive(pin);
+            }
             change_socket(set, operation, fd, pin, event.unwrap_or_default())
         }
     }

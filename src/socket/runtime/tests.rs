@@ -7,7 +7,7 @@ use super::thread::with_me;
 use crate::socket::description::{Pin, release};
 use crate::socket::table;
 use crate::stack::Ready;
-use crate::sys::{self, Errno, PollFd, SignalSet};
+use crate::sys::{self, Errno, PollFd, SignalSet, signals};
 use crate::time::{Clock, Duration, SystemClock};
 
 fn level(pin: &Pin) -> Ready {
@@ -215,19 +215,7 @@ fn deferred_writes_leave_with_the_next_turn_or_flush() {
 /// A handler runs in a thread that waits. One test only, for the handler is the process's.
 #[test]
 fn signals_end_waits_as_the_kernel_has_it() {
-    extern "C" fn nothing(_: i32) {}
-    let install = |flags| {
-        // SAFETY: a zeroed sigaction is valid, the handler does nothing, the signal is unused.
-        unsafe {
-            let mut action: libc::sigaction = core::mem::zeroed();
-            action.sa_sigaction = nothing as *const () as usize;
-            action.sa_flags = flags;
-            assert_eq!(
-                libc::sigaction(libc::SIGUSR2, &action, core::ptr::null_mut()),
-                0
-            );
-        }
-    };
+    let install = |flags| signals::handle(libc::SIGUSR2, flags);
     let (crew, links) = fake::crew(1, no_spin());
     let pin = socket();
     let _fd = attach(&pin);
@@ -235,16 +223,14 @@ fn signals_end_waits_as_the_kernel_has_it() {
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                // SAFETY: no pointers.
-                sender.send(unsafe { libc::pthread_self() }).unwrap();
+                sender.send(signals::this_thread()).unwrap();
                 let deadline = deadline.map(|span| SystemClock.now() + span);
                 wait_on(&crew, &pin, Ready::IN, deadline, level)
             });
             let thread = receiver.recv().unwrap();
             // Before it sleeps, the signal would be as good as one before the call.
             links[0].until("sleep", |_| crew.lanes()[0].is_slept_on());
-            // SAFETY: the thread is alive until it is joined.
-            assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR2) }, 0);
+            signals::send(thread, libc::SIGUSR2);
             waiter.join().unwrap()
         })
     };
