@@ -191,7 +191,10 @@ fn open(pin: &Pin, remote: SocketAddr, place: &Place) -> Result<(), Errno> {
         shard.connect(now, local, remote, &config, token)
     });
     match opened {
-        Some(Ok(conn)) => pin.set_stream(StreamName { shard, conn }),
+        Some(Ok(conn)) => {
+            pin.set_reason(Reason::Accelerated);
+            pin.set_stream(StreamName { shard, conn });
+        }
         failed => {
             pin.socket.lock().phase = Phase::Idle;
             return Err(match failed {

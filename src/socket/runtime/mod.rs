@@ -37,7 +37,7 @@ use crate::sys::{Errno, Leaked};
 use crate::tcp;
 use crate::time::{Clock, Instant, SystemClock};
 
-pub use start::start;
+pub use start::{start, start_after_parent};
 
 /// What a started process has. Lives for ever: threads may be in the middle of it.
 #[derive(Debug)]
@@ -195,6 +195,19 @@ pub fn after_fork_child() {
             set.after_fork_in_child();
         }
     }
+}
+
+/// Lets go of the device, if no socket of this process uses it, so that a child may take it. The
+/// next start is from nothing. The memory is not given back.
+pub fn retire() {
+    let Some(runtime) = RUNTIME.get() else { return };
+    RUNTIME.clear();
+    runtime.crew.stop();
+    for lane in runtime.crew.lanes() {
+        let _ended = lane.with(Shard::give_up_device);
+    }
+    runtime.place.close_inherited();
+    start::reset();
 }
 
 /// The crew, once the runtime is up.

@@ -16,6 +16,11 @@ const FAILED: u32 = 3;
 static STATE: AtomicU32 = AtomicU32::new(NOT_YET);
 static CAUSE: ForkMutex<String> = ForkMutex::new(String::new());
 
+/// How often and how long a child waits for its parent's device: together a third of a second,
+/// for closing an AF_XDP socket takes the kernel a grace period.
+const PARENT_TRIES: u32 = 16;
+const PARENT_TRY_EVERY_NS: u64 = 20_000_000;
+
 /// How often a thread looks whether another has finished starting.
 const LOOK_EVERY_NS: u64 = 1_000_000;
 
@@ -40,6 +45,25 @@ pub fn start() -> Result<(), String> {
                 let _ = sys::ppoll(&mut [], Some(LOOK_EVERY_NS), None);
             }
         }
+    }
+}
+
+/// As [`start`] in a child of a fork, whose parent may be about to let go of the device: tries
+/// for a while.
+///
+/// # Errors
+///
+/// As `start`.
+pub fn start_after_parent() -> Result<(), String> {
+    let mut tries = PARENT_TRIES;
+    loop {
+        let result = start();
+        if result.is_ok() || tries == 0 {
+            return result;
+        }
+        tries -= 1;
+        let _ = sys::ppoll(&mut [], Some(PARENT_TRY_EVERY_NS), None);
+        let _ours = STATE.compare_exchange(FAILED, NOT_YET, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
