@@ -310,6 +310,12 @@ impl<P: Payload> Receiver<P> {
         self.ooo.bytes()
     }
 
+    /// Ranges held out of order.
+    #[cfg(test)]
+    pub(crate) fn ooo_ranges(&self) -> usize {
+        self.ooo.ranges()
+    }
+
     /// The most that may be held: the budget, rounded up to what a window field can express.
     #[cfg(test)]
     pub(crate) fn budget_with_slack(&self) -> usize {
