@@ -184,10 +184,10 @@ impl<P: Payload> Connection<P> {
 
     /// A duplicate ACK in fast recovery without SACK: one more segment has left the network.
     fn inflate(&mut self) {
-        //= RFC 5681 §3.2 step 4
-        //# "the TCP sender MAY limit the number of times cwnd is artificially inflated during
-        //#  loss recovery to the number of outstanding segments (or, an approximation thereof)"
-        // So that a peer gains nothing by inventing duplicates (§3.2 step 3's note).
+        //= RFC 5681 §3.2
+        //# "A TCP MAY therefore limit the number of times cwnd is artificially inflated during
+        //#  loss recovery to the number of outstanding segments"
+        // Then a peer gains nothing by inventing duplicates.
         let outstanding = self.recovery.recover.distance_from(self.tx.una);
         self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
         if self.recovery.dup_acks.saturating_mul(self.mss) <= outstanding {

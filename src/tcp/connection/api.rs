@@ -208,8 +208,7 @@ impl<P: Payload> Connection<P> {
         self.flags |= Flags::ORPHAN;
         match self.state {
             //= RFC 9293 §3.10.5
-            //# "CLOSING STATE LAST-ACK STATE TIME-WAIT STATE: Respond with "ok" and delete the
-            //#  TCB, enter CLOSED state, and return."
+            //# "Respond with "ok" and delete the TCB, enter CLOSED state, and return."
             State::Closing | State::LastAck | State::TimeWait => {
                 self.transition(Input::Delete, now);
             }
@@ -305,9 +304,7 @@ impl<P: Payload> Connection<P> {
         let before = self.mss;
         self.apply_mss();
         if lowered && self.mss < before && self.state.is_synchronized() && self.tx.flight() > 0 {
-            //= RFC 1191 §6.5
-            //# "the retransmission should not be treated as a congestion signal" (in substance:
-            //# cwnd and ssthresh stay)
+            // A packet that was too big is no sign of congestion: cwnd and ssthresh stay.
             self.recovery
                 .restart(Phase::Timeout, self.tx.una, self.tx.nxt);
         }
