@@ -226,7 +226,7 @@ impl<P: Payload> Receiver<P> {
     /// A duplicate that arrived outside the window.
     pub(crate) fn on_stale(&mut self, seq: SeqNum, len: u32) {
         // Only what we may really have received: one window back.
-        if seq.after_eq(self.nxt - self.budget) {
+        if self.nxt.distance_from(seq) <= self.budget {
             self.note_duplicate(seq, seq + len);
         }
     }

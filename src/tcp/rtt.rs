@@ -116,3 +116,63 @@ impl RttEstimator {
         (self.min_rtt != Duration::MAX).then_some(self.min_rtt)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn estimator(floor: Duration) -> RttEstimator {
+        RttEstimator::new(&Config {
+            rto_min: floor,
+            ..Config::default()
+        })
+    }
+
+    #[test]
+    fn the_first_measurement() {
+        let mut r = estimator(ms(1));
+        assert_eq!(r.rto(), Duration::from_secs(1));
+        r.on_sample(ms(100));
+        assert_eq!(
+            (r.srtt(), r.rttvar(), r.rto()),
+            (Some(ms(100)), ms(50), ms(300))
+        );
+    }
+
+    #[test]
+    fn later_measurements_are_smoothed() {
+        let mut r = estimator(ms(1));
+        r.on_sample(ms(80));
+        r.on_sample(ms(160));
+        assert_eq!(
+            (r.srtt(), r.rttvar(), r.rto()),
+            (Some(ms(90)), ms(50), ms(290))
+        );
+        assert_eq!(r.min_rtt(), Some(ms(80)));
+    }
+
+    #[test]
+    fn the_floor_and_the_ceiling_hold() {
+        let mut r = estimator(ms(4));
+        for _ in 0..100 {
+            r.on_sample(Duration::from_micros(50));
+        }
+        assert_eq!(r.rto(), ms(4));
+        for n in [8, 16, 32] {
+            r.back_off();
+            assert_eq!(r.rto(), ms(n));
+        }
+        for _ in 0..100 {
+            r.back_off();
+        }
+        assert_eq!(r.rto(), Duration::from_secs(120));
+        r.on_sample(Duration::from_micros(50));
+        assert_eq!(r.rto(), ms(4), "a measurement ends the back-off");
+        r.on_sample(Duration::MAX);
+        assert_eq!(r.rto(), Duration::from_secs(120));
+    }
+}

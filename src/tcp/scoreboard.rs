@@ -211,7 +211,12 @@ fn overlap(start: SeqNum, end: SeqNum) -> u32 {
 ///
 /// What fails is an old block, a D-SACK report (RFC 2883 §4), or a forgery.
 fn is_plausible(block: SackBlock, una: SeqNum, max: SeqNum) -> bool {
-    block.left.before(block.right) && block.left.after_eq(una) && block.right.before_eq(max)
+    // By distances: three comparisons on a circle may each hold and yet not fit together.
+    let (left, right) = (
+        block.left.distance_from(una),
+        block.right.distance_from(una),
+    );
+    left < right && right <= max.distance_from(una)
 }
 
 /// Whether the first of `blocks` reports a duplicate rather than new data.
