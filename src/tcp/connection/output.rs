@@ -277,6 +277,7 @@ impl<P: Payload> Connection<P> {
         self.counters.retransmits += 1;
         self.counters.bytes_retransmitted += u64::from(len);
         self.recovery.timed = None;
+        self.recovery.resent_at = now;
         self.recovery.high_rxt = self.recovery.high_rxt.latest(end + u32::from(fin));
         if !self.timers.is_armed(Timer::Retransmit) {
             self.arm_retransmit(now);
