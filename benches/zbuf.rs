@@ -5,7 +5,10 @@
 )]
 
 use std::hint::black_box;
-#[allow(clippy::disallowed_types, reason = "what a shard's lock is compared with")]
+#[allow(
+    clippy::disallowed_types,
+    reason = "what a shard's lock is compared with"
+)]
 use std::sync::{Arc, Mutex};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};

@@ -11,7 +11,7 @@ pub mod internal;
 mod lock;
 
 pub use fd::*;
-pub use guard::{ForkState, fork_state, fork_guard_rearm};
+pub use guard::{ForkState, fork_guard_rearm, fork_state};
 pub use lock::{ForkMutex, ForkMutexGuard, fork_epoch, fork_epoch_advance};
 
 /// A Linux error number.
@@ -31,9 +31,8 @@ pub type Errno = rustix::io::Errno;
 #[inline]
 pub unsafe fn raw(number: syscalls::Sysno, args: [usize; 6]) -> Result<usize, Errno> {
     // SAFETY: the caller vouches for the arguments.
-    let result = unsafe {
-        syscalls::syscall6(number, args[0], args[1], args[2], args[3], args[4], args[5])
-    };
+    let result =
+        unsafe { syscalls::syscall6(number, args[0], args[1], args[2], args[3], args[4], args[5]) };
     result.map_err(|errno| Errno::from_raw_os_error(errno.into_raw()))
 }
 
@@ -54,9 +53,8 @@ pub fn errno() -> i32 {
 pub fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
     // SAFETY: the handlers are `extern "C"` functions without arguments that live as long as
     // the program. Failure (ENOMEM) leaves the fork guard to find the child out.
-    let _unregistered_on_failure = unsafe {
-        libc::pthread_atfork(Some(prepare), Some(parent), Some(child))
-    };
+    let _unregistered_on_failure =
+        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }
 
 /// Ends the process at once, without running its exit handlers.
@@ -64,7 +62,10 @@ pub fn exit_group(code: i32) -> ! {
     loop {
         // SAFETY: no pointers.
         let _does_not_return = unsafe {
-            raw(syscalls::Sysno::exit_group, [code as isize as usize, 0, 0, 0, 0, 0])
+            raw(
+                syscalls::Sysno::exit_group,
+                [code as isize as usize, 0, 0, 0, 0, 0],
+            )
         };
     }
 }
@@ -78,9 +79,8 @@ pub fn handlers_restart() -> bool {
         let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
         // SAFETY: only reads the current action into a live struct.
         let known = unsafe { libc::sigaction(signal, core::ptr::null(), &mut action) } == 0;
-        let handled = known
-            && action.sa_sigaction != libc::SIG_DFL
-            && action.sa_sigaction != libc::SIG_IGN;
+        let handled =
+            known && action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN;
         !handled || action.sa_flags & libc::SA_RESTART != 0
     })
 }

@@ -19,7 +19,7 @@ use std::sync::{Barrier, mpsc};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use link::frames::{Ends, HEADER_BYTES, pattern};
+use link::frames::{Ends, HEADER_BYTES, judged_frames, pattern};
 use link::netns::{INTERFACES, IPV4, MACS, NetnsPair, address, wait_until};
 use luna::device::xdp::interface::Interface;
 use luna::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
@@ -208,19 +208,35 @@ fn ping_pong(mtu_bytes: u32, payloads: &[usize], piece_bytes: usize, config: Xdp
 
 #[test]
 fn frames_of_one_chunk_go_both_ways_without_a_copy() {
-    let copied = ping_pong(1500, &[10, 1446, 1460], 2048, XdpConfig::default());
-    assert_eq!(copied, 0);
+    let config = XdpConfig {
+        force_gather: true,
+        ..XdpConfig::default()
+    };
+    assert_eq!(ping_pong(1500, &[10, 1446, 1460], 2048, config), 0);
+}
+
+#[test]
+fn frames_go_both_ways_by_default() {
+    ping_pong(1500, &[10, 1460], 2048, XdpConfig::default());
+    ping_pong(1500, &[1460], 300, XdpConfig::default());
 }
 
 #[test]
 fn payloads_in_several_pieces_go_by_reference() {
-    let copied = ping_pong(1500, &[1460], 400, XdpConfig::default());
-    assert_eq!(copied, 0);
+    let config = XdpConfig {
+        force_gather: true,
+        ..XdpConfig::default()
+    };
+    assert_eq!(ping_pong(1500, &[1460], 400, config), 0);
 }
 
 #[test]
 fn long_frames_are_received_in_several_pieces() {
-    let copied = ping_pong(9000, &[1460, 4000, 8960], 16 << 10, XdpConfig::default());
+    let config = XdpConfig {
+        force_gather: true,
+        ..XdpConfig::default()
+    };
+    let copied = ping_pong(9000, &[1460, 4000, 8960], 16 << 10, config);
     assert_eq!(copied, 0);
     let copied = ping_pong(9000, &[8960], 2000, XdpConfig::default());
     assert_eq!(copied, 0);
@@ -349,62 +365,6 @@ fn a_kernel_connection_outlives_our_taking_its_port() {
     });
 }
 
-/// Frames that the program must pass or redirect, by name.
-fn judged_frames() -> Vec<(&'static str, Vec<u8>, bool)> {
-    let ends = Ends {
-        macs: (MACS[1], MACS[0]),
-        addresses: (IPV4[1], IPV4[0]),
-        ports: (9, PORT),
-    };
-    let plain = [&ends.header(6)[..], b"abcdef"].concat();
-    let change = |f: &dyn Fn(&mut Vec<u8>)| {
-        let mut frame = plain.clone();
-        f(&mut frame);
-        frame
-    };
-    let tagged =
-        |frame: &[u8], tags: &[[u8; 4]]| [&frame[..12], &tags.concat(), &frame[12..]].concat();
-    let ipv6 = |next: u8, last: u8| {
-        let mut frame = plain[..12].to_vec();
-        frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 26, next, 64]);
-        for host in [2, last] {
-            frame.extend_from_slice(&[0xfd, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
-        }
-        frame.extend_from_slice(&plain[34..]);
-        frame
-    };
-    let options = change(&|f| {
-        f[14] = 0x46;
-        f[17] += 4;
-        f.splice(34..34, [1, 1, 1, 0]);
-    });
-    let q = [0x81, 0, 0, 5];
-    let ad = [0x88, 0xa8, 0, 5];
-    vec![
-        ("plain TCP", plain.clone(), true),
-        ("another port", change(&|f| f[37] ^= 1), false),
-        ("not our address", change(&|f| f[33] = 77), false),
-        ("UDP", change(&|f| f[23] = 17), false),
-        ("more fragments", change(&|f| f[20] = 0x20), false),
-        ("later fragment", change(&|f| f[21] = 1), false),
-        ("do not fragment", change(&|f| f[20] = 0x40), true),
-        ("IP options", options, true),
-        ("header length too short", change(&|f| f[14] = 0x44), false),
-        ("version 5", change(&|f| f[14] = 0x55), false),
-        ("one VLAN tag", tagged(&plain, &[q]), true),
-        ("two VLAN tags", tagged(&plain, &[ad, q]), true),
-        ("three VLAN tags", tagged(&plain, &[ad, q, q]), false),
-        ("ARP", change(&|f| f[13] = 6), false),
-        ("TCP cut short", plain[..50].to_vec(), false),
-        ("IP cut short", plain[..30].to_vec(), false),
-        ("IPv6", ipv6(6, 1), true),
-        ("IPv6, tagged", tagged(&ipv6(6, 1), &[q]), true),
-        ("IPv6, not our address", ipv6(6, 3), false),
-        ("IPv6 fragment", ipv6(44, 1), false),
-        ("IPv6 hop-by-hop", ipv6(0, 1), false),
-    ]
-}
-
 #[test]
 fn the_program_redirects_exactly_what_is_ours() {
     let Some(pair) = &NetnsPair::new(1500) else {
@@ -437,7 +397,7 @@ fn the_program_redirects_exactly_what_is_ours() {
                 ask.send(()).unwrap();
                 told.recv().unwrap()
             };
-            for (name, frame, ours) in judged_frames() {
+            for (name, frame, ours) in judged_frames(PORT) {
                 let (before, received) = now();
                 let payload = end.pool.copy_in(&frame[14..]).unwrap();
                 let mut header = ArrayVec::new();

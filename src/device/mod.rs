@@ -115,8 +115,10 @@ pub trait Device {
 
     /// Leaves the link and returns every object to `pool`. Afterwards nothing arrives and
     /// nothing is taken. A device that is dropped without this leaves the link as well, but the
-    /// objects that the link had stay lost to the pool.
-    fn close(&mut self, pool: &mut Pool);
+    /// objects that the link had stay lost to the pool. Links that hold none need do nothing.
+    fn close(&mut self, pool: &mut Pool) {
+        let _ = pool;
+    }
 }
 
 impl<D: Device + ?Sized> Device for Box<D> {
@@ -167,7 +169,9 @@ pub enum OpenError {
         interface: String,
     },
     /// Lacking privilege.
-    #[error("{interface}: not permitted to {action} (run as root or grant CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF)")]
+    #[error(
+        "{interface}: not permitted to {action} (run as root or grant CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF)"
+    )]
     NotPermitted {
         /// The interface.
         interface: String,
@@ -175,7 +179,9 @@ pub enum OpenError {
         action: &'static str,
     },
     /// Someone else's XDP program is attached.
-    #[error("{interface}: another XDP program is attached (id {program_id}, {program_name}); remove it with `ip link set dev {interface} xdp off` if it is stale")]
+    #[error(
+        "{interface}: another XDP program is attached (id {program_id}, {program_name}); remove it with `ip link set dev {interface} xdp off` if it is stale"
+    )]
     ForeignProgram {
         /// The interface.
         interface: String,
@@ -185,7 +191,9 @@ pub enum OpenError {
         program_name: String,
     },
     /// The queue already belongs to another AF_XDP socket.
-    #[error("{interface}: receive queue {queue} is in use by another AF_XDP socket (see `ss -f xdp`); stop that program or use another interface")]
+    #[error(
+        "{interface}: receive queue {queue} is in use by another AF_XDP socket (see `ss -f xdp`); stop that program or use another interface"
+    )]
     QueueTaken {
         /// The interface.
         interface: String,
@@ -193,7 +201,9 @@ pub enum OpenError {
         queue: u32,
     },
     /// Not enough memory may be locked.
-    #[error("{interface}: cannot register {mib} MiB of packet memory: {source} (raise `ulimit -l` or RLIMIT_MEMLOCK)")]
+    #[error(
+        "{interface}: cannot register {mib} MiB of packet memory: {source} (raise `ulimit -l` or RLIMIT_MEMLOCK)"
+    )]
     LockedMemory {
         /// The interface.
         interface: String,

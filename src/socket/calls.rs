@@ -94,7 +94,8 @@ pub fn set_option(pin: &Pin, level: i32, name: i32, value: &[u8]) -> Result<(), 
             let mut shown = [0; VALUE_BYTES_MAX];
             let len = sys::getsockopt(pin.fd(), level, name, &mut shown).unwrap_or(0);
             let mut cell = pin.socket.lock();
-            cell.options.store(level, name, shown.get(..len).unwrap_or_default());
+            cell.options
+                .store(level, name, shown.get(..len).unwrap_or_default());
             // The shards' listeners keep what they were told: see `accept`.
             cell.options_touched = true;
             Ok(())
@@ -163,17 +164,10 @@ pub fn option(pin: &Pin, level: i32, name: i32, out: &mut [u8]) -> Result<usize,
 }
 
 /// The value of a stream's option; `None`: the kernel's answer will do.
-fn stream_option(
-    pin: &Pin,
-    level: i32,
-    name: i32,
-    room: usize,
-) -> Result<Option<Vec<u8>>, Errno> {
+fn stream_option(pin: &Pin, level: i32, name: i32, room: usize) -> Result<Option<Vec<u8>>, Errno> {
     let int = |value: i32| Ok(Some(value.to_ne_bytes().to_vec()));
     match (level, name) {
-        (SOL_SOCKET, libc::SO_ERROR) => {
-            int(stream::take_error(pin).map_or(0, Errno::raw_os_error))
-        }
+        (SOL_SOCKET, libc::SO_ERROR) => int(stream::take_error(pin).map_or(0, Errno::raw_os_error)),
         (SOL_SOCKET, libc::SO_DOMAIN) => int(pin.socket.lock().family),
         (SOL_SOCKET, libc::SO_TYPE) => int(libc::SOCK_STREAM),
         (SOL_SOCKET, libc::SO_PROTOCOL) => int(IPPROTO_TCP),
@@ -204,9 +198,7 @@ fn stream_option(
                 _ => Ok(pin.socket.lock().options.value(level, name)),
             }
         }
-        _ if options::is_refused(level, name) && level == IPPROTO_TCP => {
-            Err(Errno::NOPROTOOPT)
-        }
+        _ if options::is_refused(level, name) && level == IPPROTO_TCP => Err(Errno::NOPROTOOPT),
         _ => {
             let cell = pin.socket.lock();
             let is_v6 = cell.family == libc::AF_INET6;
@@ -246,9 +238,7 @@ pub fn set_status_flags(pin: &Pin, flags: i32) -> Result<(), Errno> {
             pin.set_status_flags(flags);
             Ok(())
         }
-        Kind::Provisional | Kind::Kernel | Kind::Epoll => {
-            sys::set_status_flags(pin.fd(), flags)
-        }
+        Kind::Provisional | Kind::Kernel | Kind::Epoll => sys::set_status_flags(pin.fd(), flags),
     }
 }
 
@@ -267,27 +257,27 @@ pub enum IoctlAnswer {
 ///
 /// `EINVAL` on a listener, as Linux.
 pub fn ioctl_int(pin: &Pin, request: u64) -> Result<IoctlAnswer, Errno> {
-    let known =
-        matches!(request, libc::FIONREAD | libc::TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK);
+    let known = matches!(
+        request,
+        libc::FIONREAD | libc::TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK
+    );
     match (known, pin.kind()) {
         (true, Kind::Stream) => {}
         (true, Kind::Listener) if request != SIOCATMARK => return Err(Errno::INVAL),
         _ => return Ok(IoctlAnswer::Forward),
     }
-    let Some(name) = pin.stream() else { return Ok(IoctlAnswer::Forward) };
+    let Some(name) = pin.stream() else {
+        return Ok(IoctlAnswer::Forward);
+    };
     let value = match request {
-        libc::FIONREAD => {
-            runtime::with_shard(name.shard, |shard| shard.readable_bytes(name.conn))
-        }
-        libc::TIOCOUTQ => {
-            runtime::with_shard(name.shard, |shard| shard.unsent_bytes(name.conn).0)
-        }
-        SIOCOUTQNSD => {
-            runtime::with_shard(name.shard, |shard| shard.unsent_bytes(name.conn).1)
-        }
+        libc::FIONREAD => runtime::with_shard(name.shard, |shard| shard.readable_bytes(name.conn)),
+        libc::TIOCOUTQ => runtime::with_shard(name.shard, |shard| shard.unsent_bytes(name.conn).0),
+        SIOCOUTQNSD => runtime::with_shard(name.shard, |shard| shard.unsent_bytes(name.conn).1),
         _ => Some(0),
     };
-    Ok(IoctlAnswer::Int(i32::try_from(value.unwrap_or(0)).unwrap_or(i32::MAX)))
+    Ok(IoctlAnswer::Int(
+        i32::try_from(value.unwrap_or(0)).unwrap_or(i32::MAX),
+    ))
 }
 
 /// Bytes that were not sent at all.

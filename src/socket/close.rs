@@ -21,7 +21,9 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
     if internal::is_internal(fd) {
         return Err(Errno::BADF);
     }
-    let Some(id) = table::lookup(fd) else { return sys::close(fd) };
+    let Some(id) = table::lookup(fd) else {
+        return sys::close(fd);
+    };
     if fork::is_foreign_process() {
         return sys::close(fd);
     }
@@ -64,13 +66,19 @@ pub fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
         }
         from = fd + 1;
     }
-    if from <= last { sys::close_range(from, last, flags) } else { Ok(()) }
+    if from <= last {
+        sys::close_range(from, last, flags)
+    } else {
+        Ok(())
+    }
 }
 
 /// Waits as `SO_LINGER` asks, before the last descriptor goes.
 fn linger(pin: &Pin) {
     let Some(name) = pin.stream() else { return };
-    let Some(seconds @ 1..) = pin.socket.lock().options.linger else { return };
+    let Some(seconds @ 1..) = pin.socket.lock().options.linger else {
+        return;
+    };
     let now = runtime::now();
     let begun = runtime::with_shard(name.shard, |shard| shard.shutdown_write(now, name.conn));
     runtime::after_write(name.shard);

@@ -54,7 +54,11 @@ fn again(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
     if addr::decode(address).is_none() {
         let family = addr::family(address).ok_or(Errno::INVAL)?;
         let known = family == libc::AF_INET || family == libc::AF_INET6;
-        return Err(if known { Errno::INVAL } else { Errno::AFNOSUPPORT });
+        return Err(if known {
+            Errno::INVAL
+        } else {
+            Errno::AFNOSUPPORT
+        });
     }
     let phase = pin.socket.lock().phase;
     match phase {
@@ -127,9 +131,15 @@ fn place(
         return Err(Reason::Unsupported);
     }
     if let Some(port) = held {
-        return Ok(Place { ip: source, port: Some(port), options });
+        return Ok(Place {
+            ip: source,
+            port: Some(port),
+            options,
+        });
     }
-    let bound = sys::getsockname(pin.fd()).ok().and_then(|raw| addr::decode(raw.as_bytes()));
+    let bound = sys::getsockname(pin.fd())
+        .ok()
+        .and_then(|raw| addr::decode(raw.as_bytes()));
     let bound = addr::canonical(bound.ok_or(Reason::Unsupported)?);
     let ip = match bound.ip() {
         any if any.is_unspecified() => source,
@@ -212,9 +222,8 @@ fn outcome(pin: &Pin, pending: Errno) -> Result<(), Errno> {
         if pin.is_nonblocking() {
             return Err(pending);
         }
-        let deadline = *deadline.get_or_insert_with(|| {
-            blocking::deadline(pin.socket.lock().options.snd_timeout)
-        });
+        let deadline = *deadline
+            .get_or_insert_with(|| blocking::deadline(pin.socket.lock().options.snd_timeout));
         match blocking::wait(pin, Ready::OUT, deadline) {
             Ok(_) => {}
             Err(Errno::AGAIN) => return Err(Errno::INPROGRESS),
@@ -260,8 +269,7 @@ fn take_port(
             }
             let local = SocketAddr::new(place.ip, port);
             let shard = runtime::client_shard(local, remote);
-            let is_free =
-                runtime::with_shard(shard, |shard| shard.tuple_is_free(local, remote));
+            let is_free = runtime::with_shard(shard, |shard| shard.tuple_is_free(local, remote));
             if is_free != Some(true) {
                 continue;
             }
@@ -287,9 +295,8 @@ fn holders(port: u16) -> &'static AtomicU32 {
 /// ours there (`SO_REUSEADDR`), but the first is bound without, so that a port which any other
 /// socket uses is passed over.
 fn hold(fd: RawFd, local: SocketAddr, family: i32, shared: bool) -> Result<(), Errno> {
-    let reuse = |on: i32| {
-        sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &on.to_ne_bytes())
-    };
+    let reuse =
+        |on: i32| sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &on.to_ne_bytes());
     reuse(i32::from(shared))?;
     match sys::bind(fd, &addr::encode(local, family)) {
         Err(Errno::ADDRNOTAVAIL) => {
@@ -335,7 +342,10 @@ mod tests {
             .map(|step| SocketAddr::new([127, 0, 0, 1].into(), 61_440 + step))
             .find(|&local| hold(first, local, libc::AF_INET, false).is_ok())
             .expect("a free port");
-        assert_eq!(hold(second, local, libc::AF_INET, false), Err(Errno::ADDRINUSE));
+        assert_eq!(
+            hold(second, local, libc::AF_INET, false),
+            Err(Errno::ADDRINUSE)
+        );
         assert_eq!(hold(second, local, libc::AF_INET, true), Ok(()));
         assert_eq!(
             sys::bind(stranger, &addr::encode(local, libc::AF_INET)),

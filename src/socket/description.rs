@@ -34,7 +34,10 @@ impl DescriptionId {
     /// From a token. Zero is none.
     #[inline]
     pub const fn from_bits(bits: u64) -> Option<Self> {
-        let id = Self { generation: (bits >> 32) as u32, index: bits as u32 };
+        let id = Self {
+            generation: (bits >> 32) as u32,
+            index: bits as u32,
+        };
         if id.generation == 0 { None } else { Some(id) }
     }
 
@@ -189,7 +192,10 @@ fn fresh_slot() -> Option<(u32, &'static Description)> {
         .ok()?;
     let chunk = SLAB.get(index as usize / DESCRIPTION_CHUNK_ENTRIES)?;
     let chunk = chunk.get_or_init(|| Box::new(core::array::from_fn(|_| Description::default())));
-    Some((index, chunk.get(index as usize % DESCRIPTION_CHUNK_ENTRIES)?))
+    Some((
+        index,
+        chunk.get(index as usize % DESCRIPTION_CHUNK_ENTRIES)?,
+    ))
 }
 
 /// Makes a description without descriptors.
@@ -207,8 +213,14 @@ pub fn create(kind: Kind) -> Result<Pin, Errno> {
     description.status.store(0, Ordering::Relaxed);
     description.low_water.store(1, Ordering::Relaxed);
     description.stream.store(0, Ordering::Relaxed);
-    description.life.store(u64::from(generation) << 32 | 1, Ordering::Release);
-    Ok(Pin { description, id: DescriptionId { generation, index }, fd: -1 })
+    description
+        .life
+        .store(u64::from(generation) << 32 | 1, Ordering::Release);
+    Ok(Pin {
+        description,
+        id: DescriptionId { generation, index },
+        fd: -1,
+    })
 }
 
 /// Keeps a description from being freed, and remembers by which descriptor it was found.
@@ -256,7 +268,13 @@ pub fn pin(id: DescriptionId) -> Option<Pin> {
             Ordering::Acquire,
             Ordering::Relaxed,
         ) {
-            Ok(_) => return Some(Pin { description, id, fd: -1 }),
+            Ok(_) => {
+                return Some(Pin {
+                    description,
+                    id,
+                    fd: -1,
+                });
+            }
             Err(now) => seen = now,
         }
     }
@@ -265,7 +283,9 @@ pub fn pin(id: DescriptionId) -> Option<Pin> {
 /// Tells those who wait for or watch a description that something happened there. A token that
 /// has gone stale is ignored.
 pub fn wake(token: u64, edge: Ready) {
-    let Some(pin) = DescriptionId::from_bits(token).and_then(pin) else { return };
+    let Some(pin) = DescriptionId::from_bits(token).and_then(pin) else {
+        return;
+    };
     if pin.kind() == Kind::Listener && pin.is_closed() {
         // The anchor of a group of listeners.
         listener::wake_members(&pin, edge);
@@ -285,7 +305,11 @@ impl core::ops::Deref for Pin {
 impl Clone for Pin {
     fn clone(&self) -> Self {
         self.description.life.fetch_add(1, Ordering::Relaxed);
-        Self { description: self.description, id: self.id, fd: self.fd }
+        Self {
+            description: self.description,
+            id: self.id,
+            fd: self.fd,
+        }
     }
 }
 
@@ -440,7 +464,8 @@ impl Description {
 
     /// Sets the status flags that we hold; others are ignored.
     pub fn set_status_flags(&self, flags: i32) {
-        self.status.store(flags.cast_unsigned() & STATUS_MASK, Ordering::Relaxed);
+        self.status
+            .store(flags.cast_unsigned() & STATUS_MASK, Ordering::Relaxed);
     }
 
     /// Sets or clears one status flag.
@@ -483,7 +508,8 @@ impl Description {
 
     /// Sets `SO_RCVLOWAT`.
     pub fn set_low_water(&self, bytes: i32) {
-        self.low_water.store(bytes.max(1).unsigned_abs(), Ordering::Relaxed);
+        self.low_water
+            .store(bytes.max(1).unsigned_abs(), Ordering::Relaxed);
     }
 
     /// Tells sleepers and watchers.
@@ -508,7 +534,8 @@ impl Description {
     pub fn watch(&self, key: u64, watcher: Arc<dyn Watcher>) {
         let mut watchers = self.watchers.lock();
         watchers.0.push((key, watcher));
-        self.watched.store(watchers.0.len() as u32, Ordering::Release);
+        self.watched
+            .store(watchers.0.len() as u32, Ordering::Release);
     }
 
     /// Removes the watchers with this key.
@@ -517,7 +544,8 @@ impl Description {
         {
             let mut watchers = self.watchers.lock();
             gone.extend(watchers.0.extract_if(.., |(other, _)| *other == key));
-            self.watched.store(watchers.0.len() as u32, Ordering::Release);
+            self.watched
+                .store(watchers.0.len() as u32, Ordering::Release);
         }
         // Dropped outside of the lock: a watcher may own what comes back here.
         drop(gone);
@@ -534,14 +562,24 @@ impl Description {
         match self.watched.load(Ordering::Acquire) {
             0 => {}
             1 => {
-                let first = self.watchers.lock().0.first().map(|(_, watcher)| watcher.clone());
+                let first = self
+                    .watchers
+                    .lock()
+                    .0
+                    .first()
+                    .map(|(_, watcher)| watcher.clone());
                 if let Some(watcher) = first {
                     f(&watcher);
                 }
             }
             _ => {
-                let all: Vec<_> =
-                    self.watchers.lock().0.iter().map(|(_, watcher)| watcher.clone()).collect();
+                let all: Vec<_> = self
+                    .watchers
+                    .lock()
+                    .0
+                    .iter()
+                    .map(|(_, watcher)| watcher.clone())
+                    .collect();
                 all.iter().for_each(f);
             }
         }
@@ -559,7 +597,10 @@ impl Description {
 pub fn all() -> impl Iterator<Item = Pin> {
     (0..NEXT.load(Ordering::Acquire)).filter_map(|index| {
         let life = slot(index)?.life.load(Ordering::Acquire);
-        pin(DescriptionId { generation: (life >> 32) as u32, index })
+        pin(DescriptionId {
+            generation: (life >> 32) as u32,
+            index,
+        })
     })
 }
 
@@ -585,7 +626,10 @@ mod tests {
     fn a_stream_name_survives_packing() {
         let name = StreamName {
             shard: 255,
-            conn: ConnId { index: 0x00ff_fffe, generation: u32::MAX },
+            conn: ConnId {
+                index: 0x00ff_fffe,
+                generation: u32::MAX,
+            },
         };
         assert_eq!(StreamName::from_bits(name.to_bits()), name);
     }

@@ -8,10 +8,7 @@ use super::{fork, table};
 use crate::sys::{self, Errno, internal};
 
 /// Duplicates with `call`, and enters the result if `from` is ours.
-fn duplicate(
-    from: RawFd,
-    call: impl FnOnce() -> Result<RawFd, Errno>,
-) -> Result<RawFd, Errno> {
+fn duplicate(from: RawFd, call: impl FnOnce() -> Result<RawFd, Errno>) -> Result<RawFd, Errno> {
     if internal::is_internal(from) {
         return Err(Errno::BADF);
     }

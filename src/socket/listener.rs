@@ -85,7 +85,9 @@ fn each_shard(pin: &Pin, f: impl Fn(&mut crate::stack::Shard, ListenId) + Send +
 /// Makes a listening kernel socket ours as well, if policy and place allow.
 fn promote(pin: &Pin, backlog: u32) -> Result<(), Reason> {
     let policy = policy::get();
-    let local = sys::getsockname(pin.fd()).ok().and_then(|raw| addr::decode(raw.as_bytes()));
+    let local = sys::getsockname(pin.fd())
+        .ok()
+        .and_then(|raw| addr::decode(raw.as_bytes()));
     let local = local.ok_or(Reason::Unsupported)?;
     if !policy.listen.contains(local.port()) {
         return Err(Reason::PortNotListed);
@@ -109,7 +111,10 @@ fn promote(pin: &Pin, backlog: u32) -> Result<(), Reason> {
     pin.set_status_flags(flags);
     if let Err(errno) = sys::set_status_flags(pin.fd(), flags | libc::O_NONBLOCK) {
         leave(pin, &group);
-        report::fallback(&format!("port {}: cannot prepare the listener: {errno}", local.port()));
+        report::fallback(&format!(
+            "port {}: cannot prepare the listener: {errno}",
+            local.port()
+        ));
         return Err(Reason::Unsupported);
     }
     {
@@ -187,14 +192,20 @@ fn open(
             Ok(id) => group.ids.push((shard, id)),
             Err(cause) => {
                 close_shards(&group);
-                report::fallback(&format!("port {} stays on the kernel: {cause}", local.port()));
+                report::fallback(&format!(
+                    "port {} stays on the kernel: {cause}",
+                    local.port()
+                ));
                 return Err(Reason::Refused);
             }
         }
     }
     if let Err(cause) = runtime::steer_port(local.port()) {
         close_shards(&group);
-        report::fallback(&format!("port {} stays on the kernel: {cause}", local.port()));
+        report::fallback(&format!(
+            "port {} stays on the kernel: {cause}",
+            local.port()
+        ));
         return Err(Reason::Refused);
     }
     Ok(group)
@@ -251,7 +262,11 @@ pub(super) fn wake_members(anchor: &Pin, edge: Ready) {
         let group = groups.iter().find(|group| group.anchor.id() == anchor.id());
         group.map(|group| group.members.lock().clone())
     };
-    for pin in members.iter().flatten().filter_map(|&member| description::pin(member)) {
+    for pin in members
+        .iter()
+        .flatten()
+        .filter_map(|&member| description::pin(member))
+    {
         pin.wake(edge);
     }
 }
@@ -283,7 +298,11 @@ pub fn accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
             result => return result,
         }
         let deadline = *deadline.get_or_insert_with(|| {
-            pin.socket.lock().options.rcv_timeout.map(|limit| runtime::now() + limit)
+            pin.socket
+                .lock()
+                .options
+                .rcv_timeout
+                .map(|limit| runtime::now() + limit)
         });
         super::blocking::wait(pin, Ready::IN, deadline)?;
     }
@@ -328,7 +347,11 @@ fn try_accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
     if pin.is_closed() {
         return Err(Errno::BADF);
     }
-    if kernel_first { Err(Errno::AGAIN) } else { accept_from_kernel(pin, flags) }
+    if kernel_first {
+        Err(Errno::AGAIN)
+    } else {
+        accept_from_kernel(pin, flags)
+    }
 }
 
 fn accept_from_kernel(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
@@ -353,7 +376,9 @@ fn accept_from_shards(
     let count = group.ids.len();
     let first = group.next_shard.fetch_add(1, Ordering::Relaxed) as usize;
     for step in 0..count {
-        let Some(&(shard, id)) = group.ids.get((first + step) % count) else { continue };
+        let Some(&(shard, id)) = group.ids.get((first + step) % count) else {
+            continue;
+        };
         let waiting = runtime::with_shard(shard, |shard| shard.listener_ready(id));
         if !waiting.is_some_and(|ready| ready.contains(Ready::IN)) {
             continue;
@@ -383,7 +408,12 @@ fn take_one(
     let stream = description::create(Kind::Provisional).map_err(close)?;
     let token = stream.id().to_bits();
     let accepted = runtime::with_shard(shard, |shard| shard.accept(id, token)).flatten();
-    let Some(Accepted { conn, local, remote }) = accepted else {
+    let Some(Accepted {
+        conn,
+        local,
+        remote,
+    }) = accepted
+    else {
         return Err(close(Errno::AGAIN));
     };
     {
@@ -405,7 +435,10 @@ fn take_one(
         super::close::stream(&stream);
         return Err(close(errno));
     }
-    Ok(NewSocket { fd, peer: addr::encode(remote, family) })
+    Ok(NewSocket {
+        fd,
+        peer: addr::encode(remote, family),
+    })
 }
 
 /// In the child of a fork: listeners keep their kernel half, and may be promoted again.

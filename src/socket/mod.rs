@@ -47,8 +47,7 @@ pub fn pin_checked(fd: RawFd) -> Option<Pin> {
     let pin = description::pin_fd(fd)?;
     if matches!(pin.kind(), Kind::Stream | Kind::Listener) {
         let (_, known) = pin.socket.lock().identity;
-        let is_same =
-            known == 0 || crate::sys::identity(fd).is_ok_and(|(_, inode)| inode == known);
+        let is_same = known == 0 || crate::sys::identity(fd).is_ok_and(|(_, inode)| inode == known);
         if !is_same {
             if table::remove_if(fd, pin.id()) {
                 description::release(pin.id());

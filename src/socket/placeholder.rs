@@ -22,7 +22,11 @@ static JUDGES: ForkMutex<[RawFd; 2]> = ForkMutex::new([0; 2]);
 static UNTOUCHED: OnceBox<OptionSet> = OnceBox::new();
 
 fn kernel_socket(family: i32) -> Result<RawFd, Errno> {
-    internal::keep(sys::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)?)
+    internal::keep(sys::socket(
+        family,
+        libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
+        0,
+    )?)
 }
 
 /// A new descriptor for a connection that has no kernel socket.
@@ -69,10 +73,7 @@ pub fn tombstone_inode() -> u64 {
 /// # Errors
 ///
 /// What `f` or `socket(2)` answers.
-pub fn with_judge<R>(
-    family: i32,
-    f: impl FnOnce(RawFd) -> Result<R, Errno>,
-) -> Result<R, Errno> {
+pub fn with_judge<R>(family: i32, f: impl FnOnce(RawFd) -> Result<R, Errno>) -> Result<R, Errno> {
     let mut judges = JUDGES.lock();
     let [v4, v6] = &mut *judges;
     let judge = if family == libc::AF_INET6 { v6 } else { v4 };

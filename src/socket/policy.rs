@@ -35,7 +35,10 @@ pub fn set(policy: Policy) -> bool {
 
 fn is_on(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| {
-        !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "no" | "off" | "false")
+        !matches!(
+            value.to_ascii_lowercase().as_str(),
+            "" | "0" | "no" | "off" | "false"
+        )
     })
 }
 

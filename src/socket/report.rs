@@ -53,7 +53,11 @@ fn once(text: &str) -> bool {
 }
 
 fn say(level: i32, text: &str) {
-    let sink = if HAS_SINK.load(Ordering::Acquire) { *CALLBACK.lock() } else { None };
+    let sink = if HAS_SINK.load(Ordering::Acquire) {
+        *CALLBACK.lock()
+    } else {
+        None
+    };
     match sink {
         Some(sink) => sink(level, text),
         None => {

@@ -53,11 +53,14 @@ fn copy(pin: &Pin, from: RawFd, start: i64, count: usize) -> Result<usize, Errno
     while done < count {
         let room = (count - done).min(CHUNK_BYTES);
         let at = start.saturating_add(i64::try_from(done).unwrap_or(i64::MAX));
-        let result = sys::pread(from, chunk.get_mut(..room).unwrap_or_default(), at)
-            .and_then(|len| {
+        let result =
+            sys::pread(from, chunk.get_mut(..room).unwrap_or_default(), at).and_then(|len| {
                 let bytes = chunk.get(..len).unwrap_or_default();
-                let sent =
-                    if len == 0 { 0 } else { stream::send(pin, &[IoSlice::new(bytes)], 0)? };
+                let sent = if len == 0 {
+                    0
+                } else {
+                    stream::send(pin, &[IoSlice::new(bytes)], 0)?
+                };
                 Ok((len, sent))
             });
         match result {

@@ -80,7 +80,11 @@ pub fn recv(pin: &Pin, bufs: &mut [IoSliceMut<'_>], flags: i32) -> Result<usize,
         return recv_nothing(pin, name, flags);
     }
     let first = on_shard(name, |shard| shard.recv(now, name.conn, bufs, mode))?;
-    let target = if flags & libc::MSG_WAITALL != 0 { room } else { pin.low_water().min(room) };
+    let target = if flags & libc::MSG_WAITALL != 0 {
+        room
+    } else {
+        pin.low_water().min(room)
+    };
     match first {
         Ok(count) if count == 0 || count >= target => Ok(count),
         Ok(count) if is_nonblocking(pin, flags) => Ok(count),
@@ -180,7 +184,9 @@ fn advance<'a>(bufs: &'a mut [IoSliceMut<'_>], mut skip: usize) -> Vec<IoSliceMu
         .filter_map(|buf| {
             let start = skip.min(buf.len());
             skip -= start;
-            buf.get_mut(start..).filter(|rest| !rest.is_empty()).map(IoSliceMut::new)
+            buf.get_mut(start..)
+                .filter(|rest| !rest.is_empty())
+                .map(IoSliceMut::new)
         })
         .collect()
 }
@@ -254,7 +260,11 @@ fn send_quietly(pin: &Pin, bufs: &[IoSlice<'_>], flags: i32) -> Result<usize, Er
         return Ok(done);
     }
     if is_nonblocking(pin, flags) {
-        return if done > 0 { Ok(done) } else { Err(Errno::AGAIN) };
+        return if done > 0 {
+            Ok(done)
+        } else {
+            Err(Errno::AGAIN)
+        };
     }
     send_rest(pin, name, bufs, more, (done, total))
 }
@@ -302,7 +312,9 @@ fn after<'a>(bufs: &'a [IoSlice<'_>], mut skip: usize) -> Vec<IoSlice<'a>> {
         .filter_map(|buf| {
             let start = skip.min(buf.len());
             skip -= start;
-            buf.get(start..).filter(|rest| !rest.is_empty()).map(IoSlice::new)
+            buf.get(start..)
+                .filter(|rest| !rest.is_empty())
+                .map(IoSlice::new)
         })
         .collect()
 }

@@ -69,7 +69,8 @@ pub fn remove(fd: RawFd) -> Option<DescriptionId> {
 /// Makes a number foreign if it still names `id`. False: someone was faster.
 pub fn remove_if(fd: RawFd, id: DescriptionId) -> bool {
     slot(fd).is_some_and(|slot| {
-        slot.compare_exchange(id.to_bits(), 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        slot.compare_exchange(id.to_bits(), 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     })
 }
 
@@ -81,7 +82,9 @@ pub fn ours(first: u32, last: u32) -> impl Iterator<Item = (RawFd, DescriptionId
     leaves
         .filter_map(|index| Some((index, ROOT.get(index)?.get()?)))
         .flat_map(|(index, leaf)| {
-            leaf.iter().enumerate().map(move |(at, slot)| (index * FD_LEAF_ENTRIES + at, slot))
+            leaf.iter()
+                .enumerate()
+                .map(move |(at, slot)| (index * FD_LEAF_ENTRIES + at, slot))
         })
         .filter(move |(number, _)| (first..=last).contains(number))
         .filter_map(|(number, slot)| {
@@ -129,9 +132,13 @@ mod tests {
         for round in 1..200_u64 {
             insert(fd, id(round << 32 | 1));
             let removed: usize = std::thread::scope(|scope| {
-                let threads: Vec<_> =
-                    (0..4).map(|_| scope.spawn(|| usize::from(remove(fd).is_some()))).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+                let threads: Vec<_> = (0..4)
+                    .map(|_| scope.spawn(|| usize::from(remove(fd).is_some())))
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .sum()
             });
             assert_eq!(removed, 1);
         }

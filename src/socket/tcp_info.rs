@@ -41,7 +41,9 @@ impl Writer {
 
 /// The struct's bytes.
 pub fn encode(info: Option<&ConnInfo>) -> [u8; TCP_INFO_BYTES] {
-    let mut out = Writer { bytes: [0; TCP_INFO_BYTES] };
+    let mut out = Writer {
+        bytes: [0; TCP_INFO_BYTES],
+    };
     let state = info.map_or(State::Closed, |info| info.tcp.state);
     out.put(0, &[state_number(state)]);
     out.bytes

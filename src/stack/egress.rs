@@ -5,11 +5,11 @@ use core::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
+use super::counters::Drop;
 use super::link::Hop;
 use super::shard::{Mark, Shard};
 use crate::device::{Pieces, TxFrame};
 use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
-use super::counters::Drop;
 use crate::tcp::State;
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
@@ -44,11 +44,15 @@ impl Shard {
 
     /// Sends what one connection has to send, re-arms its timer, and lets it go if it is over.
     fn transmit(&mut self, now: Instant, index: u32) {
-        let Some(slot) = self.slots.at_mut(index) else { return };
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
         slot.marks.remove(Mark::DIRTY);
         let ends = (slot.local.ip(), slot.remote.ip());
         for _ in 0..SEGMENTS_PER_VISIT {
-            let Some(slot) = self.slots.at_mut(index) else { return };
+            let Some(slot) = self.slots.at_mut(index) else {
+                return;
+            };
             let Some(segment) = slot.conn.poll_transmit(now) else {
                 self.settle(now, index);
                 return;
@@ -64,7 +68,14 @@ impl Shard {
             let hop = hop.clone();
             self.stats.segments_out += 1;
             self.stats.retransmits += u64::from(segment.retransmission);
-            self.send_frame(now, ends, &hop, &segment.header, segment.payload, segment.ecn);
+            self.send_frame(
+                now,
+                ends,
+                &hop,
+                &segment.header,
+                segment.payload,
+                segment.ecn,
+            );
         }
         self.mark_dirty(index);
     }
@@ -115,7 +126,11 @@ impl Shard {
         if let Some(field) = bytes.get_mut(tcp_at + 16..tcp_at + 18) {
             field.copy_from_slice(&value.to_be_bytes());
         }
-        let frame = TxFrame { header: bytes, payload, checksum_offload: offload };
+        let frame = TxFrame {
+            header: bytes,
+            payload,
+            checksum_offload: offload,
+        };
         match waits_for {
             None => self.tx.push_back(frame),
             Some(ip) => self.link.wait_for_neighbour(now, ip, frame),
@@ -130,7 +145,9 @@ impl Shard {
     //# MUST NOT abort the connection (MUST-56)"
     fn unreachable(&mut self, now: Instant, index: u32, why: crate::control::RouteError) {
         self.stats.count_drop(Drop::NoRoute);
-        let Some(slot) = self.slots.at_mut(index) else { return };
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
         if slot.conn.state() == State::SynSent {
             slot.error = Some(match why {
                 crate::control::RouteError::Unreachable => super::ConnError::HostUnreachable,

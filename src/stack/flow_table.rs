@@ -45,7 +45,14 @@ impl Hash for FlowKey {
 
 impl core::fmt::Debug for FlowKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{:x}:{} {:x}:{}", self.local, self.ports >> 16, self.remote, self.ports & 0xffff)
+        write!(
+            f,
+            "{:x}:{} {:x}:{}",
+            self.local,
+            self.ports >> 16,
+            self.remote,
+            self.ports & 0xffff
+        )
     }
 }
 
@@ -68,20 +75,28 @@ pub(super) struct FlowTable {
 impl FlowTable {
     /// An empty table with room for `capacity` flows before it has to grow.
     pub(super) fn new(key: u64, capacity: usize) -> Self {
-        Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(key) }
+        Self {
+            table: HashTable::with_capacity(capacity),
+            hasher: FixedState::with_seed(key),
+        }
     }
 
     /// The flow of this name.
     #[inline]
     pub(super) fn get(&self, key: &FlowKey) -> Option<Flow> {
         let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |(k, _)| k == key).map(|(_, flow)| *flow)
+        self.table
+            .find(hash, |(k, _)| k == key)
+            .map(|(_, flow)| *flow)
     }
 
     /// Gives a name to a flow, in place of what had it before.
     pub(super) fn insert(&mut self, key: FlowKey, flow: Flow) {
         let hash = self.hasher.hash_one(key);
-        match self.table.entry(hash, |(k, _)| *k == key, |(k, _)| self.hasher.hash_one(k)) {
+        match self
+            .table
+            .entry(hash, |(k, _)| *k == key, |(k, _)| self.hasher.hash_one(k))
+        {
             Entry::Occupied(mut e) => e.get_mut().1 = flow,
             Entry::Vacant(e) => {
                 e.insert((key, flow));
@@ -111,7 +126,10 @@ mod tests {
     #[test]
     fn families_do_not_collide_and_removal_is_exact() {
         let mut t = FlowTable::new(1, 8);
-        let v4 = FlowKey::new("10.0.0.1:80".parse().unwrap(), "10.0.0.2:4000".parse().unwrap());
+        let v4 = FlowKey::new(
+            "10.0.0.1:80".parse().unwrap(),
+            "10.0.0.2:4000".parse().unwrap(),
+        );
         let v6 = FlowKey::new("[::1]:80".parse().unwrap(), "[::2]:4000".parse().unwrap());
         t.insert(v4, Flow::Connection(1));
         t.insert(v6, Flow::Connection(2));

@@ -3,11 +3,11 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use super::counters::Drop;
 use super::flow_table::{Flow, FlowKey};
 use super::link::is_tcp_endpoint;
 use super::shard::Shard;
 use crate::device::{Pieces, RxFrame};
-use super::counters::Drop;
 use crate::tcp::{self, Disposition, SegmentIn};
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
@@ -107,7 +107,11 @@ fn verify_checksum(segment: &Pieces, ip: &IpHeader, partial: bool) -> Result<(),
     for piece in segment {
         sum.add(piece.as_bytes());
     }
-    if sum.finish() == 0 { Ok(()) } else { Err(Drop::Checksum) }
+    if sum.finish() == 0 {
+        Ok(())
+    } else {
+        Err(Drop::Checksum)
+    }
 }
 
 impl Shard {
@@ -133,8 +137,15 @@ impl Shard {
         }
     }
 
-    pub(super) fn segment_for_connection(&mut self, now: Instant, index: u32, mut arrived: Arrived) {
-        let Some(slot) = self.slots.at_mut(index) else { return };
+    pub(super) fn segment_for_connection(
+        &mut self,
+        now: Instant,
+        index: u32,
+        mut arrived: Arrived,
+    ) {
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
         let disposition = slot.conn.on_segment(
             now,
             SegmentIn {
@@ -177,8 +188,18 @@ impl Shard {
         header: &TcpHeader,
     ) {
         let mut cache = super::link::HopCache::default();
-        let hop = self.link.hop(now, local.ip(), remote.ip(), &mut cache).clone();
-        self.send_frame(now, (local.ip(), remote.ip()), &hop, header, Pieces::new(), Ecn::NotEct);
+        let hop = self
+            .link
+            .hop(now, local.ip(), remote.ip(), &mut cache)
+            .clone();
+        self.send_frame(
+            now,
+            (local.ip(), remote.ip()),
+            &hop,
+            header,
+            Pieces::new(),
+            Ecn::NotEct,
+        );
     }
 }
 

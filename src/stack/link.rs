@@ -66,7 +66,10 @@ pub(super) struct Link {
 
 impl core::fmt::Debug for Link {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Link").field("ifindex", &self.ifindex).field("mac", &self.mac).finish()
+        f.debug_struct("Link")
+            .field("ifindex", &self.ifindex)
+            .field("mac", &self.mac)
+            .finish()
     }
 }
 
@@ -114,7 +117,11 @@ impl Link {
     /// The longest IP packet that may go to `dst`.
     pub(super) fn path_mtu(&self, dst: IpAddr) -> u32 {
         let route = self.tables.route_on(dst, Some(self.ifindex));
-        route.ok().and_then(|r| r.mtu).unwrap_or(self.mtu).min(self.mtu)
+        route
+            .ok()
+            .and_then(|r| r.mtu)
+            .unwrap_or(self.mtu)
+            .min(self.mtu)
     }
 
     /// The way from `src` to `dst`, from `cache` if that is still true.
@@ -164,9 +171,19 @@ impl Link {
     }
 
     fn template(&self, src: IpAddr, dst: Mac) -> Template {
-        let ether_type = if src.is_ipv4() { EtherType::Ipv4 } else { EtherType::Ipv6 };
+        let ether_type = if src.is_ipv4() {
+            EtherType::Ipv4
+        } else {
+            EtherType::Ipv6
+        };
         let mut ethernet = ArrayVec::new();
-        EthernetHeader { dst, src: self.mac, vlan: None, ether_type }.emit(&mut ethernet);
+        EthernetHeader {
+            dst,
+            src: self.mac,
+            vlan: None,
+            ether_type,
+        }
+        .emit(&mut ethernet);
         Template { ethernet }
     }
 
@@ -177,14 +194,20 @@ impl Link {
             self.waiting.pop_front();
         }
         let _rate_limited = self.control.request_resolve(now, self.ifindex, next_hop);
-        self.waiting.push_back(Waiting { next_hop, until: now + RESOLVE_FOR, frame });
+        self.waiting.push_back(Waiting {
+            next_hop,
+            until: now + RESOLVE_FOR,
+            frame,
+        });
     }
 
     /// Moves frames whose neighbour has become known to `out`, and drops those that waited too
     /// long. Returns whether any frame still waits.
     pub(super) fn release_waiting(&mut self, now: Instant, out: &mut VecDeque<TxFrame>) -> bool {
         for _ in 0..self.waiting.len() {
-            let Some(mut waiting) = self.waiting.pop_front() else { break };
+            let Some(mut waiting) = self.waiting.pop_front() else {
+                break;
+            };
             match self.tables.neighbour(self.ifindex, waiting.next_hop) {
                 Neighbour::Known(mac, _) => {
                     let (dst, rest) = waiting.frame.header.split_at_mut(6);

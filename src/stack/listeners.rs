@@ -11,13 +11,13 @@ use super::ingress::{Arrived, default_mss};
 use super::link::HopCache;
 use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
+use crate::device::Pieces;
 use crate::tcp::listener::{HandshakeDone, ListenDisposition, ListenDrop};
 use crate::tcp::time_wait::TimeWaitDecision;
 use crate::tcp::{Config, Connection, Ports, cookie, listener};
 use crate::time::Instant;
-use crate::zbuf::Slice;
 use crate::wire::{Ecn, SeqNum};
-use crate::device::Pieces;
+use crate::zbuf::Slice;
 
 /// No listener.
 pub(super) const NO_LISTENER: u32 = u32::MAX;
@@ -76,15 +76,26 @@ impl Shard {
             accounting: listener::Listener::new(i32::try_from(backlog).unwrap_or(-1)),
             queue: VecDeque::new(),
         };
-        let key = self.listeners.insert(listener).map_err(|_| OpenError::TableFull)?;
-        self.listeners_by_port.entry(local.port()).or_default().push(key.index);
-        Ok(ListenId { index: key.index, generation: key.generation })
+        let key = self
+            .listeners
+            .insert(listener)
+            .map_err(|_| OpenError::TableFull)?;
+        self.listeners_by_port
+            .entry(local.port())
+            .or_default()
+            .push(key.index);
+        Ok(ListenId {
+            index: key.index,
+            generation: key.generation,
+        })
     }
 
     /// Changes how many connections may wait.
     pub fn set_backlog(&mut self, id: ListenId, backlog: u32) {
         if let Some(listener) = self.listeners.get_mut(listener_key(id)) {
-            listener.accounting.set_backlog(i32::try_from(backlog).unwrap_or(-1));
+            listener
+                .accounting
+                .set_backlog(i32::try_from(backlog).unwrap_or(-1));
         }
     }
 
@@ -99,7 +110,10 @@ impl Shard {
         slot.listener = NO_LISTENER;
         slot.marks.remove(Mark::EMBRYONIC);
         Some(Accepted {
-            conn: ConnId { index: key.index, generation: key.generation },
+            conn: ConnId {
+                index: key.index,
+                generation: key.generation,
+            },
             local: slot.local,
             remote: slot.remote,
         })
@@ -124,7 +138,9 @@ impl Shard {
         if self.listeners.get(listener_key(id)).is_none() {
             return;
         }
-        let Some(listener) = self.listeners.remove(id.index) else { return };
+        let Some(listener) = self.listeners.remove(id.index) else {
+            return;
+        };
         let port = listener.local.port();
         if let Some(same_port) = self.listeners_by_port.get_mut(&port) {
             same_port.retain(|i| *i != id.index);
@@ -138,7 +154,9 @@ impl Shard {
             .filter(|i| self.slots.at(*i).is_some_and(|s| s.listener == id.index))
             .collect();
         for index in children {
-            let Some(slot) = self.slots.at_mut(index) else { continue };
+            let Some(slot) = self.slots.at_mut(index) else {
+                continue;
+            };
             slot.listener = NO_LISTENER;
             slot.marks.remove(Mark::EMBRYONIC);
             slot.marks.insert(Mark::DETACHED);
@@ -149,13 +167,20 @@ impl Shard {
 
     fn find_listener(&self, to: SocketAddr) -> Option<u32> {
         let candidates = self.listeners_by_port.get(&to.port())?;
-        let matching =
-            |i: &&u32| self.listeners.at(**i).is_some_and(|listener| listener.matches(to));
+        let matching = |i: &&u32| {
+            self.listeners
+                .at(**i)
+                .is_some_and(|listener| listener.matches(to))
+        };
         // An exact address wins over a wildcard.
         candidates
             .iter()
             .filter(matching)
-            .min_by_key(|i| self.listeners.at(**i).is_some_and(|l| l.local.ip().is_unspecified()))
+            .min_by_key(|i| {
+                self.listeners
+                    .at(**i)
+                    .is_some_and(|l| l.local.ip().is_unspecified())
+            })
             .copied()
     }
 
@@ -171,8 +196,13 @@ impl Shard {
             self.reset(now, &arrived);
             return;
         };
-        let Some(listener) = self.listeners.at(index) else { return };
-        match listener.accounting.on_segment(now, &arrived.header, arrived.payload_len) {
+        let Some(listener) = self.listeners.at(index) else {
+            return;
+        };
+        match listener
+            .accounting
+            .on_segment(now, &arrived.header, arrived.payload_len)
+        {
             ListenDisposition::Drop(ListenDrop::AcceptQueueFull) => {
                 self.stats.count_drop(Drop::ListenOverflow);
             }
@@ -196,13 +226,18 @@ impl Shard {
         arrived: &Arrived,
         iss_min: Option<SeqNum>,
     ) {
-        let Some(listener) = self.listeners.at(index) else { return };
+        let Some(listener) = self.listeners.at(index) else {
+            return;
+        };
         let (local, remote) = (arrived.local, arrived.remote);
         let config = self.complete(&listener.config, local.ip(), remote.ip());
         let iss = self.isn.initial_sequence(now, local, remote);
         let iss = iss_min.map_or(iss, |min| min.latest(iss));
         let ts_offset = self.isn.timestamp_offset(local, remote);
-        let ports = Ports { local: local.port(), remote: remote.port() };
+        let ports = Ports {
+            local: local.port(),
+            remote: remote.port(),
+        };
         let conn = Connection::accept(&config, ports, iss, ts_offset, &arrived.header, now);
         if let Some(child) = self.insert_child(index, conn, arrived) {
             if let Some(listener) = self.listeners.at_mut(index) {
@@ -242,19 +277,33 @@ impl Shard {
     #[cold]
     fn send_cookie(&mut self, now: Instant, index: u32, arrived: &Arrived) {
         let (local, remote) = (arrived.local, arrived.remote);
-        let Some(listener) = self.listeners.at_mut(index) else { return };
+        let Some(listener) = self.listeners.at_mut(index) else {
+            return;
+        };
         listener.accounting.on_cookie_sent(now);
         let config = listener.config.clone();
         let config = self.complete(&config, local.ip(), remote.ip());
         let offset = self.isn.timestamp_offset(local, remote);
         let baked = cookie::bake(&self.isn, now, (local, remote), &arrived.header, offset);
-        let ports = Ports { local: local.port(), remote: remote.port() };
-        let mut conn: Connection<Slice> =
-            Connection::accept(&config, ports, baked.iss, baked.ts_offset, &arrived.header, now);
+        let ports = Ports {
+            local: local.port(),
+            remote: remote.port(),
+        };
+        let mut conn: Connection<Slice> = Connection::accept(
+            &config,
+            ports,
+            baked.iss,
+            baked.ts_offset,
+            &arrived.header,
+            now,
+        );
         if let Some(syn_ack) = conn.poll_transmit(now) {
             self.stats.cookies_out += 1;
             let mut cache = HopCache::default();
-            let hop = self.link.hop(now, local.ip(), remote.ip(), &mut cache).clone();
+            let hop = self
+                .link
+                .hop(now, local.ip(), remote.ip(), &mut cache)
+                .clone();
             let ends = (local.ip(), remote.ip());
             self.send_frame(now, ends, &hop, &syn_ack.header, Pieces::new(), Ecn::NotEct);
         }
@@ -274,7 +323,9 @@ impl Shard {
             self.reply(now, local, remote, reset);
             return;
         };
-        let Some(listener) = self.listeners.at_mut(index) else { return };
+        let Some(listener) = self.listeners.at_mut(index) else {
+            return;
+        };
         if listener.accounting.is_accept_queue_full() {
             self.stats.count_drop(Drop::ListenOverflow);
             return;
@@ -283,7 +334,10 @@ impl Shard {
         let config = listener.config.clone();
         let config = self.complete(&config, local.ip(), remote.ip());
         let ts_offset = self.isn.timestamp_offset(local, remote);
-        let ports = Ports { local: local.port(), remote: remote.port() };
+        let ports = Ports {
+            local: local.port(),
+            remote: remote.port(),
+        };
         let conn = Connection::accept_after_syn_ack(
             &config, ports, found.iss, ts_offset, &found.syn, now, 0, now,
         );
@@ -300,7 +354,11 @@ impl Shard {
     /// A listener's or an application's settings, completed by what the way to the peer gives.
     pub(super) fn complete(&self, config: &Config, local: IpAddr, remote: IpAddr) -> Config {
         let mut config = config.clone();
-        let headers = if local.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+        let headers = if local.is_ipv4() {
+            HEADERS_V4
+        } else {
+            HEADERS_V6
+        };
         let frame_room = self.capabilities.frame_bytes_max.saturating_sub(14) as u32;
         let mtu = self.link.path_mtu(remote).min(frame_room);
         let mss = mtu.saturating_sub(headers).min(u32::from(u16::MAX)) as u16;
@@ -312,7 +370,9 @@ impl Shard {
 
     /// The handshake of a connection is complete.
     pub(super) fn connected(&mut self, _now: Instant, index: u32) {
-        let Some(slot) = self.slots.at_mut(index) else { return };
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
         slot.marks.insert(Mark::CONNECTED);
         if slot.listener == NO_LISTENER {
             return;
@@ -326,7 +386,10 @@ impl Shard {
                 listener.accounting.force_queued();
             }
             listener.queue.push_back(index);
-            self.listener_wakeups.push(Wakeup { token: listener.token, edge: Ready::IN });
+            self.listener_wakeups.push(Wakeup {
+                token: listener.token,
+                edge: Ready::IN,
+            });
         }
     }
 
@@ -339,7 +402,9 @@ impl Shard {
 
     /// A connection goes away: its listener must not count or give it out any more.
     pub(super) fn leave_listener(&mut self, index: u32) {
-        let Some(slot) = self.slots.at(index) else { return };
+        let Some(slot) = self.slots.at(index) else {
+            return;
+        };
         let connected = slot.marks.contains(Mark::CONNECTED);
         if let Some(listener) = self.listeners.at_mut(slot.listener) {
             if connected {
@@ -353,8 +418,13 @@ impl Shard {
 
     /// A segment for a connection in TIME-WAIT whose block has been freed.
     pub(super) fn segment_for_time_wait(&mut self, now: Instant, index: u32, arrived: Arrived) {
-        let Some(record) = self.time_waits.at_mut(index) else { return };
-        match record.state.on_segment(now, &arrived.header, arrived.payload_len) {
+        let Some(record) = self.time_waits.at_mut(index) else {
+            return;
+        };
+        match record
+            .state
+            .on_segment(now, &arrived.header, arrived.payload_len)
+        {
             TimeWaitDecision::Ignore => {}
             TimeWaitDecision::Ack(header) => {
                 self.reply(now, arrived.local, arrived.remote, &header);
@@ -372,5 +442,8 @@ impl Shard {
 }
 
 pub(super) const fn listener_key(id: ListenId) -> SlabKey {
-    SlabKey { index: id.index, generation: id.generation }
+    SlabKey {
+        index: id.index,
+        generation: id.generation,
+    }
 }

@@ -20,7 +20,11 @@ mod streams;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "testutil"))]
-#[allow(clippy::expect_used, clippy::panic, reason = "for tests and benches only")]
+#[allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "for tests and benches only"
+)]
 pub mod testutil;
 mod time_wait;
 mod timer_wheel;

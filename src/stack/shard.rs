@@ -124,14 +124,24 @@ impl core::fmt::Debug for Shard {
 impl Shard {
     /// A shard with no connections.
     pub fn new(parts: ShardParts) -> Self {
-        let ShardParts { device, pool, control, ifindex, secret, partial_checksums, now } = parts;
+        let ShardParts {
+            device,
+            pool,
+            control,
+            ifindex,
+            secret,
+            partial_checksums,
+            now,
+        } = parts;
         let mut words = [[0u8; 8]; 4];
         for (word, bytes) in words.iter_mut().zip(secret.chunks_exact(8)) {
             word.copy_from_slice(bytes);
         }
         let [isn_a, isn_b, flow_key, seed] = words.map(u64::from_ne_bytes);
         let mut isn_key = [0u8; 16];
-        for (to, from) in isn_key.iter_mut().zip([isn_a, isn_b].iter().flat_map(|w| w.to_ne_bytes()))
+        for (to, from) in isn_key
+            .iter_mut()
+            .zip([isn_a, isn_b].iter().flat_map(|w| w.to_ne_bytes()))
         {
             *to = from;
         }
@@ -172,7 +182,9 @@ impl Shard {
         self.refresh(now);
         let mut tx_frames = self.send_queued(now);
         let mut frames = core::mem::take(&mut self.rx);
-        let received = self.device.rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
+        let received = self
+            .device
+            .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
         for frame in frames.drain(..) {
             self.ingress(now, frame);
         }
@@ -200,7 +212,11 @@ impl Shard {
     /// Sends what the calls since the last turn queued, without receiving.
     pub fn flush(&mut self, now: Instant) -> TurnReport {
         let tx_frames = self.send_queued(now);
-        TurnReport { rx_frames: 0, tx_frames, more: !self.tx.is_empty() || !self.dirty.is_empty() }
+        TurnReport {
+            rx_frames: 0,
+            tx_frames,
+            more: !self.tx.is_empty() || !self.dirty.is_empty(),
+        }
     }
 
     fn send_queued(&mut self, now: Instant) -> usize {
@@ -225,7 +241,9 @@ impl Shard {
         let mut due = core::mem::take(&mut self.due);
         self.timers.expire(now, &mut due);
         for index in due.drain(..) {
-            let Some(slot) = self.slots.at_mut(index) else { continue };
+            let Some(slot) = self.slots.at_mut(index) else {
+                continue;
+            };
             if slot.conn.poll_at() <= now {
                 slot.conn.on_timer(now);
                 self.after_input(now, index);
@@ -250,7 +268,10 @@ impl Shard {
         } else {
             Instant::FAR_FUTURE
         };
-        self.timers.next_deadline().min(self.time_waits.next_deadline()).min(waiting)
+        self.timers
+            .next_deadline()
+            .min(self.time_waits.next_deadline())
+            .min(waiting)
     }
 
     /// Prepares the device for sleep; false: frames are waiting, do not sleep.
@@ -267,11 +288,16 @@ impl Shard {
     pub fn take_wakeups(&mut self, out: &mut Vec<Wakeup>) {
         out.append(&mut self.listener_wakeups);
         for index in self.woken.drain(..) {
-            let Some(slot) = self.slots.at_mut(index) else { continue };
+            let Some(slot) = self.slots.at_mut(index) else {
+                continue;
+            };
             slot.marks.remove(Mark::WOKEN);
             let edge = core::mem::take(&mut slot.edges);
             if !edge.is_empty() {
-                out.push(Wakeup { token: slot.token, edge });
+                out.push(Wakeup {
+                    token: slot.token,
+                    edge,
+                });
             }
         }
     }
@@ -318,7 +344,9 @@ impl Shard {
 
     /// Notes kinds of readiness that arose.
     pub(super) fn wake(&mut self, index: u32, edge: Ready) {
-        let Some(slot) = self.slots.at_mut(index) else { return };
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
         if slot.marks.intersects(Mark::DETACHED | Mark::EMBRYONIC) || edge.is_empty() {
             return;
         }
@@ -367,7 +395,9 @@ impl Shard {
     /// After a connection has said all it had to say: re-arms its timer, or lets it go.
     pub(super) fn settle(&mut self, now: Instant, index: u32) {
         let unborn = self.is_unborn(index);
-        let Some(slot) = self.slots.at_mut(index) else { return };
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
         let unwanted = slot.marks.contains(Mark::DETACHED);
         match slot.conn.state() {
             State::Closed if unwanted || unborn => self.forget(index),
@@ -385,7 +415,9 @@ impl Shard {
 
     /// Frees a connection's block and keeps what TIME-WAIT needs.
     fn retire(&mut self, now: Instant, index: u32) {
-        let Some(slot) = self.slots.at(index) else { return };
+        let Some(slot) = self.slots.at(index) else {
+            return;
+        };
         let ends = (slot.local, slot.remote);
         let record = TimeWait::new(&slot.conn.time_wait_seed(), now);
         self.forget(index);

@@ -25,7 +25,11 @@ pub(super) struct Slab<T> {
 impl<T> Slab<T> {
     /// An empty table of at most `max` things.
     pub(super) fn new(max: usize) -> Self {
-        Self { entries: Vec::new(), free: Vec::new(), max }
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            max,
+        }
     }
 
     /// How many things are in it.
@@ -39,26 +43,43 @@ impl<T> Slab<T> {
             && let Some(entry) = self.entries.get_mut(index as usize)
         {
             entry.value = Some(value);
-            return Ok(SlabKey { index, generation: entry.generation });
+            return Ok(SlabKey {
+                index,
+                generation: entry.generation,
+            });
         }
         if self.entries.len() >= self.max {
             return Err(value);
         }
         let index = self.entries.len() as u32;
-        self.entries.push(Entry { generation: 1, value: Some(value) });
-        Ok(SlabKey { index, generation: 1 })
+        self.entries.push(Entry {
+            generation: 1,
+            value: Some(value),
+        });
+        Ok(SlabKey {
+            index,
+            generation: 1,
+        })
     }
 
     /// The thing, if it is still there.
     pub(super) fn get(&self, key: SlabKey) -> Option<&T> {
         let entry = self.entries.get(key.index as usize)?;
-        if entry.generation == key.generation { entry.value.as_ref() } else { None }
+        if entry.generation == key.generation {
+            entry.value.as_ref()
+        } else {
+            None
+        }
     }
 
     /// The thing, if it is still there.
     pub(super) fn get_mut(&mut self, key: SlabKey) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index as usize)?;
-        if entry.generation == key.generation { entry.value.as_mut() } else { None }
+        if entry.generation == key.generation {
+            entry.value.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Whatever is at `index` now: for tables of our own that are kept in step with this one.
@@ -75,7 +96,10 @@ impl<T> Slab<T> {
     pub(super) fn key_at(&self, index: u32) -> Option<SlabKey> {
         let entry = self.entries.get(index as usize)?;
         entry.value.as_ref()?;
-        Some(SlabKey { index, generation: entry.generation })
+        Some(SlabKey {
+            index,
+            generation: entry.generation,
+        })
     }
 
     /// Takes the thing out.
@@ -89,7 +113,11 @@ impl<T> Slab<T> {
 
     /// All indices in use.
     pub(super) fn indices(&self) -> impl Iterator<Item = u32> + '_ {
-        self.entries.iter().enumerate().filter(|(_, e)| e.value.is_some()).map(|(i, _)| i as u32)
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.value.is_some())
+            .map(|(i, _)| i as u32)
     }
 }
 

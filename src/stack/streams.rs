@@ -21,7 +21,10 @@ use crate::zbuf::Slice;
 const HEADROOM: usize = 128;
 
 const fn slot_key(id: ConnId) -> SlabKey {
-    SlabKey { index: id.index, generation: id.generation }
+    SlabKey {
+        index: id.index,
+        generation: id.generation,
+    }
 }
 
 impl Shard {
@@ -44,7 +47,10 @@ impl Shard {
         let config = self.complete(config, local.ip(), remote.ip());
         let iss = self.isn.initial_sequence(now, local, remote);
         let ts_offset = self.isn.timestamp_offset(local, remote);
-        let ports = Ports { local: local.port(), remote: remote.port() };
+        let ports = Ports {
+            local: local.port(),
+            remote: remote.port(),
+        };
         let slot = Slot {
             conn: Connection::connect(&config, ports, iss, ts_offset, now),
             token,
@@ -60,7 +66,10 @@ impl Shard {
         self.flows.insert(key, Flow::Connection(slab_key.index));
         self.stats.active_opens += 1;
         self.mark_dirty(slab_key.index);
-        Ok(ConnId { index: slab_key.index, generation: slab_key.generation })
+        Ok(ConnId {
+            index: slab_key.index,
+            generation: slab_key.generation,
+        })
     }
 
     /// Whether this pair of ends is free: no connection and no TIME-WAIT record.
@@ -201,7 +210,9 @@ impl Shard {
 
     /// The application has let go: the connection ends by itself, its id is stale from now on.
     pub fn close(&mut self, now: Instant, id: ConnId, how: Close) {
-        let Some(slot) = self.slots.get_mut(slot_key(id)) else { return };
+        let Some(slot) = self.slots.get_mut(slot_key(id)) else {
+            return;
+        };
         slot.marks.insert(Mark::DETACHED);
         match how {
             Close::Graceful => slot.conn.close(now),
@@ -212,7 +223,9 @@ impl Shard {
 
     /// What can be done with the connection now, by the rules of Linux's `tcp_poll`.
     pub fn ready(&self, id: ConnId) -> Ready {
-        let Some(slot) = self.slots.get(slot_key(id)) else { return Ready::HUP | Ready::ERR };
+        let Some(slot) = self.slots.get(slot_key(id)) else {
+            return Ready::HUP | Ready::ERR;
+        };
         let conn = &slot.conn;
         let state = conn.state();
         let mut ready = Ready::empty();
@@ -241,7 +254,9 @@ impl Shard {
 
     /// Whether the handshake has been completed, and the connection has not failed since.
     pub fn is_connected(&self, id: ConnId) -> bool {
-        self.slots.get(slot_key(id)).is_some_and(|s| s.conn.state().is_synchronized())
+        self.slots
+            .get(slot_key(id))
+            .is_some_and(|s| s.conn.state().is_synchronized())
     }
 
     /// Takes the pending error (`SO_ERROR`).
@@ -252,12 +267,18 @@ impl Shard {
     /// What is known of a connection.
     pub fn info(&self, id: ConnId) -> Option<ConnInfo> {
         let slot = self.slots.get(slot_key(id))?;
-        Some(ConnInfo { local: slot.local, remote: slot.remote, tcp: slot.conn.info() })
+        Some(ConnInfo {
+            local: slot.local,
+            remote: slot.remote,
+            tcp: slot.conn.info(),
+        })
     }
 
     /// Replaces the settings that can change during a connection's life.
     pub fn configure(&mut self, now: Instant, id: ConnId, config: &Config) {
-        let Some(slot) = self.slots.get_mut(slot_key(id)) else { return };
+        let Some(slot) = self.slots.get_mut(slot_key(id)) else {
+            return;
+        };
         let conn = &mut slot.conn;
         conn.set_nodelay(config.nodelay);
         conn.set_cork(config.cork);
@@ -274,7 +295,9 @@ impl Shard {
 
     /// Bytes that can be read now (`SIOCINQ`).
     pub fn readable_bytes(&self, id: ConnId) -> usize {
-        self.slots.get(slot_key(id)).map_or(0, |s| s.conn.readable_bytes())
+        self.slots
+            .get(slot_key(id))
+            .map_or(0, |s| s.conn.readable_bytes())
     }
 
     /// Bytes not yet acknowledged (`SIOCOUTQ`), and of these not yet sent (`SIOCOUTQNSD`).

@@ -8,17 +8,29 @@ use crate::tcp::Config;
 use crate::time::Duration;
 
 fn config() -> Config {
-    Config { nodelay: true, ..Config::default() }
+    Config {
+        nodelay: true,
+        ..Config::default()
+    }
 }
 
 /// A connection from end 1 to end 0, accepted.
 fn connected(two: &mut Two, server: SocketAddr, client: SocketAddr) -> (ListenId, ConnId, ConnId) {
     let now = two.now;
     let listen = two.ends[0].listen(server, false, 16, &config(), 7).unwrap();
-    let ours = two.ends[1].connect(now, client, server, &config(), 9).unwrap();
+    let ours = two.ends[1]
+        .connect(now, client, server, &config(), 9)
+        .unwrap();
     two.settle();
-    assert!(two.wakeups[0].contains(&Wakeup { token: 7, edge: Ready::IN }));
-    assert!(two.wakeups[1].iter().any(|w| w.token == 9 && w.edge.contains(Ready::OUT)));
+    assert!(two.wakeups[0].contains(&Wakeup {
+        token: 7,
+        edge: Ready::IN
+    }));
+    assert!(
+        two.wakeups[1]
+            .iter()
+            .any(|w| w.token == 9 && w.edge.contains(Ready::OUT))
+    );
     let accepted = two.ends[0].accept(listen, 8).unwrap();
     assert_eq!((accepted.local, accepted.remote), (server, client));
     (listen, accepted.conn, ours)
@@ -32,8 +44,12 @@ fn send(two: &mut Two, end: usize, id: ConnId, bytes: &[u8]) -> Result<usize, Se
 fn recv(two: &mut Two, end: usize, id: ConnId, room: usize) -> Result<Vec<u8>, RecvError> {
     let mut buf = vec![0; room];
     let now = two.now;
-    let n =
-        two.ends[end].recv(now, id, &mut [IoSliceMut::new(&mut buf)], RecvMode::default())?;
+    let n = two.ends[end].recv(
+        now,
+        id,
+        &mut [IoSliceMut::new(&mut buf)],
+        RecvMode::default(),
+    )?;
     buf.truncate(n);
     Ok(buf)
 }
@@ -78,7 +94,11 @@ fn four_kilobytes_each_way_take_six_frames_and_no_pure_acknowledgment() {
         assert_eq!(recv(&mut two, 1, c, 8192).unwrap().len(), 4096);
         let after = two.ends.each_ref().map(|e| e.counters().segments_out);
         if round > 20 {
-            assert_eq!([after[0] - before[0], after[1] - before[1]], [3, 3], "round {round}");
+            assert_eq!(
+                [after[0] - before[0], after[1] - before[1]],
+                [3, 3],
+                "round {round}"
+            );
         }
     }
 }
@@ -89,7 +109,11 @@ fn bulk_both_ways_is_intact_on_both_families_and_mtus() {
         for v6 in [false, true] {
             let mut two = Two::new(mtu);
             let at = |n, port| {
-                if v6 { SocketAddr::new(address_v6(n), port) } else { Two::at(n, port) }
+                if v6 {
+                    SocketAddr::new(address_v6(n), port)
+                } else {
+                    Two::at(n, port)
+                }
             };
             let (_, s, c) = connected(&mut two, at(0, 80), at(1, 61440));
             transfer(&mut two, 0, [s, c], 3_000_000);
@@ -113,7 +137,11 @@ fn closing_leaves_nothing_behind() {
     two.ends[0].close(now, s, Close::Graceful);
     two.ends[0].close_listener(now, listen);
     two.settle();
-    assert_eq!(two.ends[1].population(), (0, 1), "TIME-WAIT at the end that closed first");
+    assert_eq!(
+        two.ends[1].population(),
+        (0, 1),
+        "TIME-WAIT at the end that closed first"
+    );
     assert_eq!(two.ends[0].population(), (0, 0));
     two.run_for(Duration::from_secs(61));
     for end in &mut two.ends {
@@ -127,7 +155,9 @@ fn closing_leaves_nothing_behind() {
 fn a_closed_port_refuses() {
     let mut two = Two::new(1500);
     let now = two.now;
-    let c = two.ends[1].connect(now, Two::at(1, 61440), Two::at(0, 81), &config(), 9).unwrap();
+    let c = two.ends[1]
+        .connect(now, Two::at(1, 61440), Two::at(0, 81), &config(), 9)
+        .unwrap();
     two.settle();
     assert!(two.ends[1].ready(c).contains(Ready::ERR | Ready::HUP));
     assert_eq!(two.ends[1].take_error(c), Some(ConnError::Refused));
@@ -141,8 +171,12 @@ fn a_closed_port_refuses() {
 fn closing_a_listener_resets_what_was_not_accepted() {
     let mut two = Two::new(1500);
     let now = two.now;
-    let listen = two.ends[0].listen(Two::at(0, 80), false, 16, &config(), 7).unwrap();
-    let c = two.ends[1].connect(now, Two::at(1, 61440), Two::at(0, 80), &config(), 9).unwrap();
+    let listen = two.ends[0]
+        .listen(Two::at(0, 80), false, 16, &config(), 7)
+        .unwrap();
+    let c = two.ends[1]
+        .connect(now, Two::at(1, 61440), Two::at(0, 80), &config(), 9)
+        .unwrap();
     two.settle();
     assert_eq!(two.ends[0].listener_queue(listen), Some((1, 16)));
     two.ends[0].close_listener(now, listen);
@@ -155,14 +189,21 @@ fn closing_a_listener_resets_what_was_not_accepted() {
 fn a_full_accept_queue_drops_syns() {
     let mut two = Two::new(1500);
     let now = two.now;
-    let listen = two.ends[0].listen(Two::at(0, 80), false, 1, &config(), 7).unwrap();
+    let listen = two.ends[0]
+        .listen(Two::at(0, 80), false, 1, &config(), 7)
+        .unwrap();
     for port in 0..4 {
         let from = Two::at(1, 61440 + port);
-        two.ends[1].connect(now, from, Two::at(0, 80), &config(), u64::from(port)).unwrap();
+        two.ends[1]
+            .connect(now, from, Two::at(0, 80), &config(), u64::from(port))
+            .unwrap();
         two.settle();
     }
     assert_eq!(two.ends[0].listener_queue(listen), Some((2, 1)));
-    assert_eq!(two.ends[0].counters().drops[Drop::ListenOverflow as usize], 2);
+    assert_eq!(
+        two.ends[0].counters().drops[Drop::ListenOverflow as usize],
+        2
+    );
 }
 
 #[test]
@@ -172,8 +213,13 @@ fn a_stale_id_is_an_error_and_no_other_connection() {
     let now = two.now;
     two.ends[1].close(now, c, Close::Abort);
     two.settle();
-    assert_eq!(recv(&mut two, 0, s, 1), Err(RecvError::Failed(ConnError::Reset)));
-    two.ends[1].connect(now, Two::at(1, 61441), Two::at(0, 80), &config(), 1).unwrap();
+    assert_eq!(
+        recv(&mut two, 0, s, 1),
+        Err(RecvError::Failed(ConnError::Reset))
+    );
+    two.ends[1]
+        .connect(now, Two::at(1, 61441), Two::at(0, 80), &config(), 1)
+        .unwrap();
     assert_eq!(send(&mut two, 1, c, b"x"), Err(SendError::Stale));
     assert_eq!(recv(&mut two, 1, c, 1), Err(RecvError::Stale));
 }

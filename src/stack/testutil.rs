@@ -39,7 +39,10 @@ fn tables(own: u8, mtu: u32) -> Tables {
 /// A shard at end `own` of a link of this MTU, with a memory of `zones` × 2 MiB.
 pub fn shard(own: u8, mtu: u32, zones: usize, device: Box<dyn Device>) -> Shard {
     let area = Area::new(zones << 21).expect("memory");
-    let config = PoolConfig { zones, ..PoolConfig::default() };
+    let config = PoolConfig {
+        zones,
+        ..PoolConfig::default()
+    };
     Shard::new(ShardParts {
         device,
         pool: Pool::new(&area, config).expect("pool"),
@@ -65,10 +68,20 @@ pub struct Two {
 impl Two {
     /// Joined by a wire of this MTU.
     pub fn new(mtu: u32) -> Self {
-        let wire = PairConfig { frame_bytes_max: mtu as usize + 14, ..PairConfig::default() };
+        let wire = PairConfig {
+            frame_bytes_max: mtu as usize + 14,
+            ..PairConfig::default()
+        };
         let (a, b) = local(wire);
-        let ends = [shard(0, mtu, 16, Box::new(a)), shard(1, mtu, 16, Box::new(b))];
-        Self { ends, now: Instant::ZERO, wakeups: [Vec::new(), Vec::new()] }
+        let ends = [
+            shard(0, mtu, 16, Box::new(a)),
+            shard(1, mtu, 16, Box::new(b)),
+        ];
+        Self {
+            ends,
+            now: Instant::ZERO,
+            wakeups: [Vec::new(), Vec::new()],
+        }
     }
 
     /// Where end `n` is, at `port`.

@@ -28,7 +28,10 @@ pub(super) struct TimeWaits {
 
 impl TimeWaits {
     pub(super) fn new() -> Self {
-        Self { records: Slab::new(TIME_WAIT_MAX), order: VecDeque::new() }
+        Self {
+            records: Slab::new(TIME_WAIT_MAX),
+            order: VecDeque::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -50,7 +53,11 @@ impl TimeWaits {
     ) {
         let expires = state.expires_at(now);
         let key = FlowKey::new(ends.0, ends.1);
-        let record = Record { key, local_port: ends.0.port(), state };
+        let record = Record {
+            key,
+            local_port: ends.0.port(),
+            state,
+        };
         let record = match self.records.insert(record) {
             Ok(slot) => {
                 flows.insert(key, Flow::TimeWait(slot.index));
@@ -85,7 +92,9 @@ impl TimeWaits {
                 return;
             }
             self.order.pop_front();
-            let Some(record) = self.records.get(slot) else { continue };
+            let Some(record) = self.records.get(slot) else {
+                continue;
+            };
             if record.state.is_expired(now) {
                 self.remove(flows, slot.index);
             } else {
@@ -96,7 +105,9 @@ impl TimeWaits {
 
     /// When [`TimeWaits::expire`] has something to do next.
     pub(super) fn next_deadline(&self) -> Instant {
-        self.order.front().map_or(Instant::FAR_FUTURE, |(at, _)| *at)
+        self.order
+            .front()
+            .map_or(Instant::FAR_FUTURE, |(at, _)| *at)
     }
 
     /// Whether any record has this local port.

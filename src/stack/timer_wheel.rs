@@ -22,7 +22,12 @@ struct Node {
     tick: u64,
 }
 
-const UNLINKED: Node = Node { prev: NONE, next: NONE, place: NONE, tick: 0 };
+const UNLINKED: Node = Node {
+    prev: NONE,
+    next: NONE,
+    place: NONE,
+    tick: 0,
+};
 
 /// The wheel.
 #[derive(Debug)]
@@ -42,7 +47,8 @@ const fn tick_of(at: Instant) -> u64 {
 
 /// A deadline rounds up: a timer never fires early.
 const fn deadline_tick(at: Instant) -> u64 {
-    (at.as_nanos() >> TICK_SHIFT).saturating_add((at.as_nanos() & ((1 << TICK_SHIFT) - 1) != 0) as u64)
+    (at.as_nanos() >> TICK_SHIFT)
+        .saturating_add((at.as_nanos() & ((1 << TICK_SHIFT) - 1) != 0) as u64)
 }
 
 impl TimerWheel {
@@ -74,7 +80,11 @@ impl TimerWheel {
 
     /// Takes `index` out.
     pub(super) fn cancel(&mut self, index: u32) {
-        if self.nodes.get(index as usize).is_some_and(|n| n.place != NONE) {
+        if self
+            .nodes
+            .get(index as usize)
+            .is_some_and(|n| n.place != NONE)
+        {
             self.unlink(index);
         }
     }
@@ -110,7 +120,9 @@ impl TimerWheel {
         }
         // An entry of a row's next round can come before one of a higher level: ask them all.
         let tick = (0..LEVELS).filter_map(|level| self.first_tick(level)).min();
-        tick.map_or(Instant::FAR_FUTURE, |t| Instant::from_nanos(t << TICK_SHIFT))
+        tick.map_or(Instant::FAR_FUTURE, |t| {
+            Instant::from_nanos(t << TICK_SHIFT)
+        })
     }
 
     /// The first tick of the next occupied slot of a level.
@@ -124,7 +136,10 @@ impl TimerWheel {
         let row = position & !(SLOTS as u64 - 1);
         self.next_occupied(level, slot + usize::from(begun))
             .map(|s| row + s as u64)
-            .or_else(|| self.next_occupied(level, 0).map(|s| row + SLOTS as u64 + s as u64))
+            .or_else(|| {
+                self.next_occupied(level, 0)
+                    .map(|s| row + SLOTS as u64 + s as u64)
+            })
             .map(|position| position << shift)
     }
 
@@ -155,23 +170,38 @@ impl TimerWheel {
         let placed = tick.min(self.now_tick.saturating_add(reach));
         let slot = ((placed >> (SLOT_BITS * level as u32)) as usize) & (SLOTS - 1);
         let place = level * SLOTS + slot;
-        let Some(head) = self.heads.get_mut(place) else { return };
+        let Some(head) = self.heads.get_mut(place) else {
+            return;
+        };
         let next = core::mem::replace(head, index);
         if let Some(n) = self.nodes.get_mut(next as usize) {
             n.prev = index;
         }
         if let Some(n) = self.nodes.get_mut(index as usize) {
-            *n = Node { prev: NONE, next, place: place as u32, tick };
+            *n = Node {
+                prev: NONE,
+                next,
+                place: place as u32,
+                tick,
+            };
         }
-        if let Some(word) = self.occupied.get_mut(level).and_then(|r| r.get_mut(slot / 64)) {
+        if let Some(word) = self
+            .occupied
+            .get_mut(level)
+            .and_then(|r| r.get_mut(slot / 64))
+        {
             *word |= 1 << (slot % 64);
         }
         self.len += 1;
     }
 
     fn unlink(&mut self, index: u32) {
-        let Some(node) = self.nodes.get_mut(index as usize) else { return };
-        let Node { prev, next, place, .. } = core::mem::replace(node, UNLINKED);
+        let Some(node) = self.nodes.get_mut(index as usize) else {
+            return;
+        };
+        let Node {
+            prev, next, place, ..
+        } = core::mem::replace(node, UNLINKED);
         match self.nodes.get_mut(prev as usize) {
             Some(p) => p.next = next,
             None => {
@@ -185,7 +215,10 @@ impl TimerWheel {
         }
         let (level, slot) = (place as usize / SLOTS, place as usize % SLOTS);
         if self.heads.get(place as usize) == Some(&NONE)
-            && let Some(word) = self.occupied.get_mut(level).and_then(|r| r.get_mut(slot / 64))
+            && let Some(word) = self
+                .occupied
+                .get_mut(level)
+                .and_then(|r| r.get_mut(slot / 64))
         {
             *word &= !(1 << (slot % 64));
         }
@@ -240,7 +273,11 @@ mod tests {
     }
 
     fn any_op() -> impl Strategy<Value = Op> {
-        let span = prop_oneof![0u64..2_000_000, 0u64..50_000_000_000, 0u64..10_000_000_000_000];
+        let span = prop_oneof![
+            0u64..2_000_000,
+            0u64..50_000_000_000,
+            0u64..10_000_000_000_000
+        ];
         prop_oneof![
             (0u32..40, span.clone()).prop_map(|(i, d)| Op::Schedule(i, d)),
             (0u32..40).prop_map(Op::Cancel),

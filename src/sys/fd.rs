@@ -29,8 +29,13 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
 /// `close_range(2)`.
 pub fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
     // SAFETY: no pointers.
-    unsafe { raw(Sysno::close_range, [first as usize, last as usize, flags as usize, 0, 0, 0]) }
-        .map(drop)
+    unsafe {
+        raw(
+            Sysno::close_range,
+            [first as usize, last as usize, flags as usize, 0, 0, 0],
+        )
+    }
+    .map(drop)
 }
 
 /// `dup(2)`.
@@ -48,13 +53,26 @@ pub fn dup3(from: RawFd, to: RawFd, flags: c_int) -> Result<RawFd, Errno> {
 /// `fcntl(2)` with a command whose argument is a number (or none).
 fn fcntl_number(fd: RawFd, command: c_int, argument: c_int) -> Result<c_int, Errno> {
     // SAFETY: the commands that this file passes take no pointer.
-    unsafe { raw(Sysno::fcntl, [word(fd), word(command), word(argument), 0, 0, 0]) }
-        .map(|value| value as c_int)
+    unsafe {
+        raw(
+            Sysno::fcntl,
+            [word(fd), word(command), word(argument), 0, 0, 0],
+        )
+    }
+    .map(|value| value as c_int)
 }
 
 /// `F_DUPFD` or, if `cloexec`, `F_DUPFD_CLOEXEC`.
 pub fn dup_from(fd: RawFd, least: c_int, cloexec: bool) -> Result<RawFd, Errno> {
-    fcntl_number(fd, if cloexec { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD }, least)
+    fcntl_number(
+        fd,
+        if cloexec {
+            libc::F_DUPFD_CLOEXEC
+        } else {
+            libc::F_DUPFD
+        },
+        least,
+    )
 }
 
 /// `F_GETFL`.
@@ -81,7 +99,10 @@ pub fn set_descriptor_flags(fd: RawFd, flags: c_int) -> Result<(), Errno> {
 pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Result<RawFd, Errno> {
     // SAFETY: no pointers.
     descriptor(unsafe {
-        raw(Sysno::socket, [word(domain), word(kind), word(protocol), 0, 0, 0])
+        raw(
+            Sysno::socket,
+            [word(domain), word(kind), word(protocol), 0, 0, 0],
+        )
     })
 }
 
@@ -101,7 +122,10 @@ pub fn shutdown(fd: RawFd, how: c_int) -> Result<(), Errno> {
 pub fn bind(fd: RawFd, address: &[u8]) -> Result<(), Errno> {
     // SAFETY: the kernel reads `len` bytes of a live slice.
     unsafe {
-        raw(Sysno::bind, [word(fd), address.as_ptr() as usize, address.len(), 0, 0, 0])
+        raw(
+            Sysno::bind,
+            [word(fd), address.as_ptr() as usize, address.len(), 0, 0, 0],
+        )
     }
     .map(drop)
 }
@@ -110,7 +134,10 @@ pub fn bind(fd: RawFd, address: &[u8]) -> Result<(), Errno> {
 pub fn connect(fd: RawFd, address: &[u8]) -> Result<(), Errno> {
     // SAFETY: as in `bind`.
     unsafe {
-        raw(Sysno::connect, [word(fd), address.as_ptr() as usize, address.len(), 0, 0, 0])
+        raw(
+            Sysno::connect,
+            [word(fd), address.as_ptr() as usize, address.len(), 0, 0, 0],
+        )
     }
     .map(drop)
 }
@@ -146,7 +173,13 @@ fn address_call(number: Sysno, fd: RawFd, flags: c_int) -> Result<(usize, RawAdd
             ],
         )
     }?;
-    Ok((value, RawAddress { bytes, len: len as usize }))
+    Ok((
+        value,
+        RawAddress {
+            bytes,
+            len: len as usize,
+        },
+    ))
 }
 
 /// `getsockname(2)`.
@@ -165,12 +198,7 @@ pub fn accept4(fd: RawFd, flags: c_int) -> Result<(RawFd, RawAddress), Errno> {
 }
 
 /// `getsockopt(2)` into a buffer; returns how many bytes the kernel wrote.
-pub fn getsockopt(
-    fd: RawFd,
-    level: c_int,
-    name: c_int,
-    value: &mut [u8],
-) -> Result<usize, Errno> {
+pub fn getsockopt(fd: RawFd, level: c_int, name: c_int, value: &mut [u8]) -> Result<usize, Errno> {
     let mut len = u32::try_from(value.len()).unwrap_or(u32::MAX);
     // SAFETY: the kernel writes at most `len` bytes to the slice, and `len` itself.
     unsafe {
@@ -218,7 +246,12 @@ pub fn setsockopt(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<
 /// `read(2)` into a buffer.
 pub fn read(fd: RawFd, buf: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel writes at most `len` bytes to a live slice.
-    unsafe { raw(Sysno::read, [word(fd), buf.as_mut_ptr() as usize, buf.len(), 0, 0, 0]) }
+    unsafe {
+        raw(
+            Sysno::read,
+            [word(fd), buf.as_mut_ptr() as usize, buf.len(), 0, 0, 0],
+        )
+    }
 }
 
 /// `pread(2)` into a buffer.
@@ -227,7 +260,14 @@ pub fn pread(fd: RawFd, buf: &mut [u8], offset: i64) -> Result<usize, Errno> {
     unsafe {
         raw(
             Sysno::pread64,
-            [word(fd), buf.as_mut_ptr() as usize, buf.len(), offset as usize, 0, 0],
+            [
+                word(fd),
+                buf.as_mut_ptr() as usize,
+                buf.len(),
+                offset as usize,
+                0,
+                0,
+            ],
         )
     }
 }
@@ -235,14 +275,24 @@ pub fn pread(fd: RawFd, buf: &mut [u8], offset: i64) -> Result<usize, Errno> {
 /// `write(2)`.
 pub fn write(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads `len` bytes of a live slice.
-    unsafe { raw(Sysno::write, [word(fd), buf.as_ptr() as usize, buf.len(), 0, 0, 0]) }
+    unsafe {
+        raw(
+            Sysno::write,
+            [word(fd), buf.as_ptr() as usize, buf.len(), 0, 0, 0],
+        )
+    }
 }
 
 /// `lseek(2)`.
 pub fn lseek(fd: RawFd, offset: i64, whence: c_int) -> Result<i64, Errno> {
     // SAFETY: no pointers.
-    unsafe { raw(Sysno::lseek, [word(fd), offset as usize, word(whence), 0, 0, 0]) }
-        .map(|position| position as i64)
+    unsafe {
+        raw(
+            Sysno::lseek,
+            [word(fd), offset as usize, word(whence), 0, 0, 0],
+        )
+    }
+    .map(|position| position as i64)
 }
 
 /// Device and inode of a descriptor's file: what tells our placeholder from a stranger that got
@@ -252,15 +302,32 @@ pub fn identity(fd: RawFd) -> Result<(u64, u64), Errno> {
     let mut stat: libc::stat = unsafe { core::mem::zeroed() };
     // SAFETY: the kernel writes one `struct stat`.
     unsafe {
-        raw(Sysno::fstat, [word(fd), core::ptr::from_mut(&mut stat) as usize, 0, 0, 0, 0])
+        raw(
+            Sysno::fstat,
+            [
+                word(fd),
+                core::ptr::from_mut(&mut stat) as usize,
+                0,
+                0,
+                0,
+                0,
+            ],
+        )
     }?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
 /// The events that `poll(2)` reports for one descriptor now, without waiting.
 pub fn poll_now(fd: RawFd, events: i16) -> Result<i16, Errno> {
-    let mut entry = libc::pollfd { fd, events, revents: 0 };
-    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut entry = libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    };
+    let zero = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: one pollfd and one timespec, both live; no signal mask.
     unsafe {
         raw(
@@ -280,7 +347,10 @@ pub fn poll_now(fd: RawFd, events: i16) -> Result<i16, Errno> {
 
 /// The kernel's process id (a `vfork` child has its own).
 pub fn getpid() -> u32 {
-    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
+    rustix::process::getpid()
+        .as_raw_nonzero()
+        .get()
+        .cast_unsigned()
 }
 
 /// Sends a signal to the calling thread.
@@ -288,11 +358,16 @@ pub fn raise(signal: c_int) {
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
     // SAFETY: no pointers. Our own thread exists, so there is nothing to fail.
     let _cannot_fail = unsafe {
-        raw(Sysno::tgkill, [getpid() as usize, word(thread), word(signal), 0, 0, 0])
+        raw(
+            Sysno::tgkill,
+            [getpid() as usize, word(thread), word(signal), 0, 0, 0],
+        )
     };
 }
 
 /// The limit on descriptor numbers that `fcntl(F_DUPFD)` and `dup2` obey (`RLIMIT_NOFILE`).
 pub fn descriptor_limit() -> u64 {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+    rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(u64::MAX)
 }

@@ -29,7 +29,11 @@ pub fn fork_state() -> ForkState {
     }
     // SAFETY: a published page is never unmapped, and begins with an aligned u32 (zero or one).
     let word = unsafe { &*page };
-    if word.load(Ordering::Relaxed) == 0 { ForkState::Child } else { ForkState::Same }
+    if word.load(Ordering::Relaxed) == 0 {
+        ForkState::Child
+    } else {
+        ForkState::Same
+    }
 }
 
 /// Declares this process the owner. Returns false if the kernel refuses the page; the fork
@@ -56,7 +60,12 @@ pub fn fork_guard_rearm() -> bool {
         unsafe { &*page }.store(1, Ordering::Relaxed);
         // Losing this race leaks one page, once.
         if PAGE
-            .compare_exchange(core::ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(
+                core::ptr::null_mut(),
+                page,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
             .is_ok()
         {
             return true;

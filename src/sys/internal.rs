@@ -29,7 +29,8 @@ pub fn keep(fd: RawFd) -> Result<RawFd, Errno> {
     let _closed = close(fd);
     let moved = moved?;
     let slot = FDS.iter().find(|slot| {
-        slot.compare_exchange(-1, moved, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        slot.compare_exchange(-1, moved, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     });
     if slot.is_none() {
         let _closed = close(moved);
@@ -43,7 +44,8 @@ pub fn keep(fd: RawFd) -> Result<RawFd, Errno> {
 pub fn keep_here(fd: RawFd) -> bool {
     LEAST.fetch_min(fd, Ordering::AcqRel);
     FDS.iter().any(|slot| {
-        slot.compare_exchange(-1, fd, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        slot.compare_exchange(-1, fd, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     })
 }
 
@@ -73,8 +75,11 @@ fn is_listed(fd: RawFd) -> bool {
 
 /// All internal descriptors, ascending.
 pub fn internal_fds() -> Vec<RawFd> {
-    let mut fds: Vec<_> =
-        FDS.iter().map(|slot| slot.load(Ordering::Acquire)).filter(|&fd| fd >= 0).collect();
+    let mut fds: Vec<_> = FDS
+        .iter()
+        .map(|slot| slot.load(Ordering::Acquire))
+        .filter(|&fd| fd >= 0)
+        .collect();
     fds.sort_unstable();
     fds
 }

@@ -45,7 +45,10 @@ unsafe impl<T: Send> Sync for ForkMutex<T> {}
 impl<T> ForkMutex<T> {
     /// An open lock.
     pub const fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self {
+            word: AtomicU32::new(FREE),
+            value: UnsafeCell::new(value),
+        }
     }
 }
 
@@ -178,8 +181,15 @@ mod tests {
     #[test]
     fn a_lock_of_a_lost_thread_is_taken_over() {
         let lock = ForkMutex::new(7_u64);
-        lock.word.store((fork_epoch().wrapping_sub(1) << 2) | HELD, Ordering::Relaxed);
-        assert_eq!(*lock.lock(), 0, "what the lost thread may have torn is gone");
+        lock.word.store(
+            (fork_epoch().wrapping_sub(1) << 2) | HELD,
+            Ordering::Relaxed,
+        );
+        assert_eq!(
+            *lock.lock(),
+            0,
+            "what the lost thread may have torn is gone"
+        );
         *lock.lock() = 3;
         assert_eq!(*lock.lock(), 3);
     }

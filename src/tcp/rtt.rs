@@ -39,9 +39,14 @@ impl RttEstimator {
         }
     }
 
-    /// Takes a measurement.
+    /// Takes an exact measurement.
     pub(crate) fn on_sample(&mut self, rtt: Duration) {
         self.min_rtt = self.min_rtt.min(rtt);
+        self.on_coarse_sample(rtt);
+    }
+
+    /// Takes a measurement by timestamps, which count milliseconds.
+    pub(crate) fn on_coarse_sample(&mut self, rtt: Duration) {
         let srtt = match self.srtt {
             //= RFC 6298 §2.2
             //# "SRTT <- R; RTTVAR <- R/2; RTO <- SRTT + max (G, K*RTTVAR)"

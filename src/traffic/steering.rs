@@ -1,4 +1,4 @@
-//! The steering plan of a NIC: which rules bring each packet to the shard that owns it (LUNA §7.4).
+//! The steering plan of a NIC: which rules bring each packet to its shard (LUNA §7.4).
 //!
 //! Pure: (ports, shards, limits of the NIC) to rules; the back ends write them (rte_flow, ntuple).
 //! AF_XDP needs none, its program looks ports up.
@@ -10,8 +10,8 @@
 //! - **As a client** we choose our own port. Each shard chooses from one aligned block of a power
 //!   of two ports; what lies between the blocks is never used. A reply finds its shard by the
 //!   prefix of its *destination* port.
-//! - **As a server** we listen on one port, and the shard is chosen by the low bits of the *source*
-//!   port, 2^k ≥ shards values. The 2^k − shards residues that are left over are never dialled by
+//! - **As a server** we listen on one port, and the shard is chosen by the low bits of the
+//!   *source* port, 2^k ≥ shards values. The 2^k − shards residues that are left over are never dialled by
 //!   peers that know how many shards we have ([`Peers::KnowShards`]: [`Plan::source_port`]); for
 //!   all others they are folded onto shards, at a few rules more.
 #![forbid(unsafe_code)]

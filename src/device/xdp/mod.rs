@@ -69,6 +69,12 @@ pub struct XdpConfig {
     pub force_copy: bool,
     /// Do not use frames of several pieces, as on kernels before 6.6.
     pub force_whole_frames: bool,
+    /// Send payload from where it is also when the kernel copies. Otherwise, a frame that fits
+    /// into one object is copied together first unless its header fits in front of the payload:
+    /// to a kernel that copies anyway, each further piece costs a page of its own, and veth a
+    /// second copy, which is more than our copy (measured: round trips of 1,514-byte frames take
+    /// 12 to 30 % less).
+    pub force_gather: bool,
 }
 
 impl Default for XdpConfig {
@@ -79,6 +85,7 @@ impl Default for XdpConfig {
             tx_entries: 1024,
             force_copy: false,
             force_whole_frames: false,
+            force_gather: false,
         }
     }
 }
@@ -99,6 +106,8 @@ pub struct XdpQueue {
     /// Where the memory starts that was registered: only its pool may be used with this queue.
     umem_start: usize,
     binding: Binding,
+    /// Send from several pieces even if all would fit into one.
+    prefer_gather: bool,
     chunk_bytes: usize,
     frame_bytes_max: usize,
     received: ReceiveBook,
@@ -147,6 +156,7 @@ impl XdpQueue {
                 zero_copy: false,
                 segments_max: 1,
             },
+            prefer_gather: false,
             chunk_bytes,
             frame_bytes_max: 0,
             received: ReceiveBook::new(umem.1, chunk_bytes),
@@ -175,6 +185,7 @@ impl XdpQueue {
         let frame = frame_bytes(interface.mtu_bytes);
         let one_chunk = self.chunk_bytes - HEADROOM_BYTES;
         self.binding = socket.bind(interface, self.queue, frame <= one_chunk, config)?;
+        self.prefer_gather = self.binding.zero_copy || config.force_gather;
         let frame_without_tag = frame - VLAN_TAG_BYTES;
         self.frame_bytes_max = if self.binding.segments_max > 1 {
             let pieces = FRAME_PIECES_MAX.min(self.binding.segments_max as usize);

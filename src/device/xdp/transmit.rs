@@ -29,22 +29,11 @@ impl XdpQueue {
     pub(super) fn post(&mut self, pool: &mut Pool, frame: &mut TxFrame) -> bool {
         let payload_bytes: usize = frame.payload.iter().map(Slice::len).sum();
         let bytes = frame.header.len() + payload_bytes;
-        let segments_max = DESCRIPTORS_MAX.min(self.binding.segments_max as usize);
-
-        // Offsets of another pool's slices would lead to other objects of this one.
-        let by_reference = frame
-            .payload
-            .iter()
-            .all(|piece| pool.owns(piece.as_bytes().as_ptr()));
-        let postings = by_reference
-            .then(|| self.by_reference(pool, frame, segments_max))
-            .flatten()
-            .or_else(|| {
-                let postings = self.linearise(pool, frame, bytes, segments_max)?;
-                self.stats.bytes_copied += payload_bytes as u64;
-                Some(postings)
-            });
-        let Some(postings) = postings else {
+        if bytes == 0 {
+            // The kernel would refuse an empty descriptor, and never complete it.
+            return true;
+        }
+        let Some(postings) = self.postings(pool, frame, payload_bytes) else {
             // A frame that would never fit is dropped: the stack disregarded our capabilities.
             return bytes > self.frame_bytes_max;
         };
@@ -54,14 +43,34 @@ impl XdpQueue {
         true
     }
 
-    fn by_reference(
-        &self,
+    fn postings(
+        &mut self,
         pool: &mut Pool,
         frame: &mut TxFrame,
-        segments_max: usize,
+        payload_bytes: usize,
     ) -> Option<Postings> {
-        self.header_in_front(frame, segments_max)
-            .or_else(|| self.gather(pool, frame, segments_max))
+        let bytes = frame.header.len() + payload_bytes;
+        let segments_max = DESCRIPTORS_MAX.min(self.binding.segments_max as usize);
+        // Offsets of another pool's slices would lead to other objects of this one.
+        let ours = frame
+            .payload
+            .iter()
+            .all(|piece| pool.owns(piece.as_bytes().as_ptr()));
+        if ours && !frame.header.is_empty() {
+            let in_front = self.header_in_front(frame, segments_max);
+            if in_front.is_some() {
+                return in_front;
+            }
+            if payload_bytes == 0 || self.prefer_gather || bytes > self.chunk_bytes {
+                let gathered = self.gather(pool, frame, segments_max);
+                if gathered.is_some() {
+                    return gathered;
+                }
+            }
+        }
+        let copied = self.linearise(pool, frame, bytes, segments_max)?;
+        self.stats.bytes_copied += payload_bytes as u64;
+        Some(copied)
     }
 
     fn push(&mut self, postings: Postings) {

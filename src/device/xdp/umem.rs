@@ -174,7 +174,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_transmit_book_is_a_multiset(operations in proptest::collection::vec((any::<bool>(), 0_u64..6), 0..200)) {
+        fn the_transmit_book_is_a_multiset(
+            operations in proptest::collection::vec((any::<bool>(), 0_u64..6), 0..200),
+        ) {
             let mut book = TransmitBook::new(8);
             let mut model = [0_u32; 6];
             for (post, offset) in operations {

@@ -50,7 +50,7 @@ impl<P: Payload> Connection<P> {
             && self.scoreboard.is_empty()
             && self.rx.is_simple(seg.payload_len)
             && (h.ack == self.tx.una && seg.payload_len > 0
-                || h.ack.after(self.tx.una) && h.ack.before_eq(self.tx.max))
+                || h.ack.after(self.tx.una) && h.ack.before_eq(self.tx.nxt))
             && seg.ecn != Ecn::Ce
             && !self.flags.contains(Flags::ORPHAN)
     }

@@ -230,7 +230,7 @@ impl<P: Payload> Connection<P> {
     fn acks_syn(&self, h: &TcpHeader) -> bool {
         //= RFC 9293 §3.10.7.4
         //# "If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state"
-        h.ack.after(self.tx.una) && h.ack.before_eq(self.tx.max)
+        h.ack.after(self.tx.una) && h.ack.before_eq(self.tx.nxt)
     }
 
     fn complete_handshake(&mut self, now: Instant, h: &TcpHeader, wnd: u32) {

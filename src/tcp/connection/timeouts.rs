@@ -204,7 +204,7 @@ impl<P: Payload> Connection<P> {
             return;
         }
         self.probes_unanswered = self.probes_unanswered.saturating_add(1);
-        self.flags |= Flags::KEEPALIVE_PENDING;
+        self.flags |= Flags::PROBE_PENDING;
         self.timers.arm(
             Timer::Keepalive,
             now + k.interval.max(Duration::from_millis(1)),

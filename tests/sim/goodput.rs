@@ -1,0 +1,103 @@
+//! What the sender makes of a link: a table that shows every change of congestion control or
+//! loss recovery as a difference.
+
+use luna::tcp::Config;
+use luna::time::{Duration, Instant};
+use luna::wire::SeqNum;
+
+use crate::app::{App, Plan};
+use crate::link::LinkConfig;
+use crate::rng::Rng;
+use crate::tcp_host::{Role, Setup, TcpHost};
+use crate::world::{Bounds, Scheduling, World};
+
+const LOSSES_PPM: [u32; 5] = [0, 1_000, 10_000, 30_000, 100_000];
+const ROUND_TRIPS: [Duration; 3] =
+    [Duration::from_micros(100), Duration::from_millis(1), Duration::from_millis(20)];
+const BUFFERS: [u32; 2] = [64 << 10, 1 << 20];
+const TRANSFER_BYTES: u64 = 2_000_000;
+/// One run with losses says little: the mean of this many.
+const RUNS: u64 = 8;
+
+/// Kilobytes per second of a transfer over a link of 1 Gb/s.
+fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u64 {
+    let mut rng = Rng::new(seed);
+    let link = LinkConfig {
+        loss_ppm,
+        delay: round_trip.div(2),
+        bits_per_second: 1_000_000_000,
+        queue_bytes: 250_000,
+        ..LinkConfig::default()
+    };
+    let start = Instant::from_nanos(1_000_000_000);
+    let mut host = |role, stream, write, expect| {
+        let setup = Setup {
+            config: config.clone(),
+            role,
+            iss: SeqNum::new(1),
+            ts_offset: 0,
+            compact_time_wait: false,
+            cut: false,
+        };
+        let plan = Plan {
+            write,
+            expect,
+            write_chunk: 16 << 10,
+            read_chunk: 1 << 20,
+            pause_ppm: 0,
+            pause: Duration::ZERO,
+            answer: false,
+            half_close: true,
+            early: false,
+        };
+        TcpHost::new(setup, start, App::new(plan, stream, rng.fork()), rng.fork())
+    };
+    let a = host(Role::Connect, 0, TRANSFER_BYTES, 0);
+    let b = host(Role::Listen, 1, 0, TRANSFER_BYTES);
+    let mut world = World::new(start, (a, b), (link, link), Scheduling::default(), rng);
+    let bounds = Bounds { events: 1_000_000, time: Duration::from_secs(3_600) };
+    world.run_until(bounds, |_, b| b.app.read == TRANSFER_BYTES);
+    TRANSFER_BYTES * 1_000_000 / world.elapsed().as_micros() / 1_000
+}
+
+fn table(config: &Config) -> String {
+    let mut out = String::from("kB/s         loss    0 %  0.1 %    1 %    3 %   10 %\n");
+    for round_trip in ROUND_TRIPS {
+        for buffer in BUFFERS {
+            let config = Config {
+                rcv_buf_max_bytes: buffer,
+                snd_buf_max_bytes: buffer,
+                ..config.clone()
+            };
+            let rtt = format!("{round_trip:?}");
+            out += &format!("{rtt:>6}, {:>4} KiB ", buffer >> 10);
+            for loss in LOSSES_PPM {
+                let runs = if loss == 0 { 1 } else { RUNS };
+                let sum: u64 = (0..runs).map(|s| goodput(&config, loss, round_trip, s)).sum();
+                out += &format!(" {:>6}", sum / runs);
+            }
+            out += "\n";
+        }
+    }
+    out
+}
+
+#[test]
+fn goodput_towards_other_networks() {
+    insta::assert_snapshot!(table(&Config::default()));
+}
+
+#[test]
+fn goodput_inside_a_data_centre() {
+    let config = Config {
+        rto_min: Duration::from_millis(4),
+        rto_initial: Duration::from_millis(20),
+        ..Config::default()
+    };
+    insta::assert_snapshot!(table(&config));
+}
+
+#[test]
+fn goodput_without_sack() {
+    insta::assert_snapshot!(table(&Config { sack: false, ..Config::default() }));
+}

@@ -1,0 +1,70 @@
+//! The deterministic simulator: whole connections on a virtual clock and a hostile link.
+//!
+//! A run is a function of its seed. A failing run prints its seed and its last packets;
+//! `LUNA_SIM_SEED=n cargo test --test sim a_given_seed` repeats it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a simulation that finds a contradiction must stop there"
+)]
+
+mod app;
+mod bytes;
+mod goodput;
+mod link;
+mod oracle;
+mod rng;
+mod scenario;
+mod tcp_host;
+mod world;
+
+use scenario::Scenario;
+
+/// Prints which seed failed while a panic unwinds.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("repeat with LUNA_SIM_SEED={} cargo test --test sim a_given_seed", self.0);
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let _seed = Seed(seed);
+    Scenario::random(seed).run();
+}
+
+/// Several tests, so that they run side by side.
+macro_rules! seeds {
+    ($($name:ident: $range:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            $range.for_each(run);
+        })*
+    };
+}
+
+seeds! {
+    random_runs_0: 0..250;
+    random_runs_1: 250..500;
+    random_runs_2: 500..750;
+    random_runs_3: 750..1000;
+}
+
+#[test]
+fn a_given_seed() {
+    if let Ok(seed) = std::env::var("LUNA_SIM_SEED") {
+        let (first, last) = seed.split_once("..").unwrap_or((&seed, &seed));
+        (first.parse().unwrap()..=last.parse().unwrap()).for_each(run);
+    }
+}
+
+#[test]
+fn a_run_repeats_itself() {
+    for seed in [1, 2, 3] {
+        assert_eq!(Scenario::random(seed).run(), Scenario::random(seed).run());
+    }
+}
