@@ -5,13 +5,17 @@
 //! safely (its `linux_raw` backend issues system calls inline) is used from there; this module
 //! has what it lacks, and what must work on descriptor numbers that the application owns.
 
+mod event;
 mod fd;
 mod guard;
+mod leaked;
 pub mod internal;
 mod lock;
 
+pub use event::*;
 pub use fd::*;
-pub use guard::{ForkState, fork_guard_rearm, fork_state};
+pub use guard::{ForkState, fork_state, fork_guard_rearm};
+pub use leaked::Leaked;
 pub use lock::{ForkMutex, ForkMutexGuard, fork_epoch, fork_epoch_advance};
 
 /// A Linux error number.

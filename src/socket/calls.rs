@@ -11,7 +11,7 @@ use super::addr::{self, Encoded};
 use super::cell::Phase;
 use super::description::{self, Kind, Pin};
 use super::options::{self, Int};
-use super::{fork, placeholder, policy, runtime, stream, tcp_info};
+use super::{fork, listener, placeholder, policy, runtime, stream, tcp_info};
 use crate::sys::{self, Errno};
 
 /// The congestion control that connections of ours run, as `TCP_CONGESTION` shows it.
@@ -73,6 +73,25 @@ pub fn peer_name(pin: &Pin) -> Result<Encoded, Errno> {
     let cell = pin.socket.lock();
     let remote: SocketAddr = cell.remote.ok_or(Errno::NOTCONN)?;
     Ok(addr::encode(remote, cell.family))
+}
+
+/// `shutdown(2)`.
+///
+/// # Errors
+///
+/// `EINVAL` for an unknown `how`, `ENOTCONN` if there is no connection.
+pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
+    if !matches!(how, libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR) {
+        return Err(Errno::INVAL);
+    }
+    match pin.kind() {
+        Kind::Provisional | Kind::Kernel => sys::shutdown(pin.fd(), how),
+        Kind::Listener => listener::shutdown(pin, how),
+        Kind::Stream => stream::shutdown(pin, how),
+        // The placeholder may be shared: a shutdown there would be seen by all.
+        Kind::Dead => Err(Errno::NOTCONN),
+        Kind::Epoll => Err(Errno::NOTSOCK),
+    }
 }
 
 // ---- options ----

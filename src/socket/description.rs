@@ -89,8 +89,13 @@ impl Kind {
 /// Someone who watches descriptions: an epoll set's entry for one. Called without any of this
 /// module's locks held.
 pub trait Watcher: Send + Sync {
-    /// Readiness of these kinds arose.
-    fn wake(&self, edge: Ready);
+    /// Readiness of these kinds arose. True: an exclusive watcher takes care of it, other
+    /// exclusive ones need not be told.
+    fn wake(&self, edge: Ready) -> bool;
+    /// Only one of the exclusive watchers is told of a wakeup (`EPOLLEXCLUSIVE`).
+    fn is_exclusive(&self) -> bool {
+        false
+    }
     /// A provisional socket became luna's. A set that had registered the kernel socket must
     /// drop that registration for a stream (the kernel socket is a mere placeholder from now
     /// on) and keep it for a listener (its kernel half goes on accepting).
@@ -515,7 +520,12 @@ impl Description {
     /// Tells sleepers and watchers.
     pub fn wake(&self, edge: Ready) {
         self.wake_sleepers();
-        self.each_watcher(|watcher| watcher.wake(edge));
+        let mut taken = false;
+        self.each_watcher(|watcher| {
+            if !(taken && watcher.is_exclusive()) {
+                taken |= watcher.wake(edge);
+            }
+        });
     }
 
     /// Wakes the threads that sleep on [`Description::events`].

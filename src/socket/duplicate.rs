@@ -112,8 +112,11 @@ mod tests {
     use super::*;
     use crate::socket::description::{self, Kind};
 
-    fn ours() -> (RawFd, description::DescriptionId) {
-        let fd = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
+    /// A socket of ours under a number that other tests of this process do not get.
+    fn ours(least: RawFd) -> (RawFd, description::DescriptionId) {
+        let low = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
+        let fd = sys::dup_from(low, least, true).unwrap();
+        sys::close(low).unwrap();
         let pin = description::create(Kind::Provisional).unwrap();
         pin.attach(fd).unwrap();
         (fd, pin.id())
@@ -121,10 +124,12 @@ mod tests {
 
     #[test]
     fn all_duplicates_name_one_description() {
-        let (fd, id) = ours();
-        let second = dup(fd).unwrap();
+        let (fd, id) = ours(400);
+        let second = dup_from(fd, 450, false).unwrap();
         let third = dup_from(fd, 500, true).unwrap();
         assert!(third >= 500);
+        let lowest = dup(fd).unwrap();
+        super::super::close::close(lowest).unwrap();
         assert_eq!(sys::descriptor_flags(third), Ok(libc::FD_CLOEXEC));
         for copy in [second, third] {
             assert_eq!(table::lookup(copy), Some(id));
@@ -139,13 +144,13 @@ mod tests {
 
     #[test]
     fn dup2_over_one_of_ours_closes_it() {
-        let (fd, id) = ours();
+        let (fd, id) = ours(550);
         let marker = sys::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).unwrap();
         let blocked = description::pin(id).unwrap();
         assert_eq!(dup2(marker, fd), Ok(fd));
         assert_eq!(table::lookup(fd), None);
         assert!(blocked.is_closed());
-        let (other, other_id) = ours();
+        let (other, other_id) = ours(600);
         assert_eq!(dup2(other, fd), Ok(fd));
         assert_eq!(table::lookup(fd), Some(other_id));
         assert_eq!(dup2(fd, fd), Ok(fd));

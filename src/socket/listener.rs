@@ -124,6 +124,7 @@ fn promote(pin: &Pin, backlog: u32) -> Result<(), Reason> {
         cell.options = options;
         cell.local = Some(local);
         cell.group = Some(group);
+        cell.options_touched = false;
     }
     pin.set_kind(Kind::Listener);
     pin.each_watcher(|watcher| watcher.promoted(Kind::Listener));
@@ -416,10 +417,18 @@ fn take_one(
     else {
         return Err(close(Errno::AGAIN));
     };
-    {
+    let (options, are_newer) = {
         let listener = pin.socket.lock();
-        let options = listener.options.clone();
-        drop(listener);
+        (listener.options.clone(), listener.options_touched)
+    };
+    if are_newer {
+        // Set since `listen`, so the shards' listeners have not heard of them.
+        let base = runtime::base_config(Some(remote.ip()));
+        let config = options.apply(&base, placeholder::untouched());
+        let now = runtime::now();
+        let _runs = runtime::with_shard(shard, |shard| shard.configure(now, conn, &config));
+    }
+    {
         stream.set_low_water(options.int(Int::RcvLowWater));
         let mut cell = stream.socket.lock();
         cell.family = family;

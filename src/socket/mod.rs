@@ -13,6 +13,7 @@ pub mod connect;
 pub mod description;
 pub mod duplicate;
 pub mod epoll;
+pub mod poll;
 pub mod errno;
 pub mod fork;
 pub mod listener;

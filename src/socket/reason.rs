@@ -55,21 +55,26 @@ impl Reason {
     }
 
     /// The name that tools print.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
+        self.c_name().to_str().unwrap_or_default()
+    }
+
+    /// The name as a C string.
+    pub const fn c_name(self) -> &'static core::ffi::CStr {
         match self {
-            Self::Undecided => "undecided",
-            Self::PortNotListed => "port_not_listed",
-            Self::AddressNotOurs => "address_not_ours",
-            Self::NoRule => "no_rule",
-            Self::LocalDestination => "local_destination",
-            Self::OtherRoute => "other_route",
-            Self::BoundElsewhere => "bound_elsewhere",
-            Self::NoClientPort => "no_client_port",
-            Self::NotStarted => "not_started",
-            Self::ChildProcess => "child_process",
-            Self::Refused => "refused",
-            Self::AcceptedByKernel => "accepted_by_kernel",
-            Self::Unsupported => "unsupported",
+            Self::Undecided => c"undecided",
+            Self::PortNotListed => c"port_not_listed",
+            Self::AddressNotOurs => c"address_not_ours",
+            Self::NoRule => c"no_rule",
+            Self::LocalDestination => c"local_destination",
+            Self::OtherRoute => c"other_route",
+            Self::BoundElsewhere => c"bound_elsewhere",
+            Self::NoClientPort => c"no_client_port",
+            Self::NotStarted => c"not_started",
+            Self::ChildProcess => c"child_process",
+            Self::Refused => c"refused",
+            Self::AcceptedByKernel => c"accepted_by_kernel",
+            Self::Unsupported => c"unsupported",
         }
     }
 }

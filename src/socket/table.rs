@@ -4,7 +4,7 @@
 //! touches nothing else; nothing is allocated for it.
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::os::fd::RawFd;
 
 use once_cell::race::OnceBox;
@@ -18,6 +18,9 @@ const LEAVES: usize = FD_TABLE_MAX / FD_LEAF_ENTRIES;
 
 /// All zero, so it takes address space, not memory.
 static ROOT: [OnceBox<Leaf>; LEAVES] = [const { OnceBox::new() }; LEAVES];
+
+/// Leaves below this may exist: a walk over all numbers ends here.
+static LEAVES_USED: AtomicUsize = AtomicUsize::new(0);
 
 #[inline]
 fn leaf(fd: usize) -> Option<&'static Leaf> {
@@ -53,6 +56,7 @@ pub fn insert(fd: RawFd, id: DescriptionId) -> Option<DescriptionId> {
             .try_into()
             .unwrap_or_else(|_| Box::new([const { AtomicU64::new(0) }; FD_LEAF_ENTRIES]))
     });
+    LEAVES_USED.fetch_max(number / FD_LEAF_ENTRIES + 1, Ordering::AcqRel);
     let slot = leaf.get(number % FD_LEAF_ENTRIES)?;
     DescriptionId::from_bits(slot.swap(id.to_bits(), Ordering::AcqRel))
 }
@@ -77,8 +81,9 @@ pub fn remove_if(fd: RawFd, id: DescriptionId) -> bool {
 /// Our numbers in `first..=last`, ascending.
 pub fn ours(first: u32, last: u32) -> impl Iterator<Item = (RawFd, DescriptionId)> {
     let first = first as usize;
-    let last = (last as usize).min(FD_TABLE_MAX - 1);
-    let leaves = first / FD_LEAF_ENTRIES..=last / FD_LEAF_ENTRIES;
+    let last = last as usize;
+    let end = LEAVES_USED.load(Ordering::Acquire).min(last / FD_LEAF_ENTRIES + 1);
+    let leaves = first / FD_LEAF_ENTRIES..end;
     leaves
         .filter_map(|index| Some((index, ROOT.get(index)?.get()?)))
         .flat_map(|(index, leaf)| {

@@ -1,4 +1,17 @@
-//! Who turns the shards (stub; the signatures are what the socket layer calls).
+//! Who turns the shards, and when (stub; the signatures are what the socket layer calls).
+
+pub(crate) mod block;
+pub(crate) mod crew;
+pub(crate) mod engine;
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod lane;
+pub(crate) mod steward;
+#[cfg(test)]
+mod tests;
+pub(crate) mod thread;
+pub(crate) mod wait;
+pub(crate) mod wake;
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::RangeInclusive;
@@ -96,3 +109,14 @@ pub fn before_fork() {}
 pub fn after_fork_parent() {}
 /// After a `fork`, in the child: forgets the parent's shards without touching them.
 pub fn after_fork_child() {}
+
+/// The crew, once the runtime is up.
+pub(crate) fn crew() -> Option<&'static crew::Crew<Shard>> {
+    None
+}
+pub(crate) fn level(pin: &Pin) -> Ready { let _ = pin; Ready::empty() }
+pub(crate) fn flush_deferred() {
+    if let Some(crew) = crew() {
+        thread::with_me(|me| crew.flush_deferred(me));
+    }
+}
