@@ -7,7 +7,7 @@ use super::super::payload::Payload;
 use super::super::recovery::Phase;
 use super::super::scoreboard::{self, DUP_THRESH};
 use super::super::timers::Timer;
-use super::{Connection, Event, Flags};
+use super::{Connection, Flags};
 use crate::time::{Duration, Instant};
 use crate::wire::TcpHeader;
 
@@ -83,10 +83,7 @@ impl<P: Payload> Connection<P> {
         } else if restart_timer {
             self.arm_retransmit(now);
         }
-        if self.flags.contains(Flags::WRITER_WAITS) && self.is_writable() {
-            self.flags -= Flags::WRITER_WAITS;
-            self.raise(Event::Writable);
-        }
+        self.wake_writer();
     }
 
     /// What `acked` new bytes mean for the congestion window and for a recovery in progress.

@@ -7,7 +7,7 @@ use super::super::payload::Payload;
 use super::super::recovery::Phase;
 use super::super::state::{Input, State};
 use super::super::timers::Timer;
-use super::{Connection, Flags};
+use super::{Connection, Event, Flags};
 use crate::time::{Duration, Instant};
 
 /// Writing.
@@ -92,6 +92,14 @@ impl<P: Payload> Connection<P> {
     /// Payload bytes of a full segment: Eff.snd.MSS of RFC 9293 §3.7.1.
     pub fn mss(&self) -> u32 {
         self.mss
+    }
+
+    /// Tells a writer that found too little room when there is enough.
+    pub(super) fn wake_writer(&mut self) {
+        if self.flags.contains(Flags::WRITER_WAITS) && self.is_writable() {
+            self.flags -= Flags::WRITER_WAITS;
+            self.raise(Event::Writable);
+        }
     }
 
     /// Takes back what an earlier write said with `more`: what is queued may go.
@@ -285,6 +293,7 @@ impl<P: Payload> Connection<P> {
     /// Sets the size of the send buffer. What is in it stays.
     pub fn set_send_buffer(&mut self, bytes: u32) {
         self.config.snd_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX);
+        self.wake_writer();
     }
 
     /// Sets the size of the receive buffer. The window scale was agreed in the handshake and

@@ -111,46 +111,7 @@ struct Target {
 impl Target {
     fn apply(&mut self, step: &Step) {
         match step {
-            Step::Segment {
-                flags,
-                seq,
-                ack,
-                len,
-                window,
-                options,
-            } => {
-                let rx = |n: &Number| match n {
-                    Number::Near(d) => self.c.rx.nxt + *d as u32,
-                    Number::Edge(d) => self.c.rx.nxt + self.c.rx.window() + *d as u32,
-                    Number::Any(n) => SeqNum::new(*n),
-                };
-                let tx = |n: &Number| match n {
-                    Number::Near(d) => self.c.tx.una + *d as u32,
-                    Number::Edge(d) => self.c.tx.nxt + *d as u32,
-                    Number::Any(n) => SeqNum::new(*n),
-                };
-                let mut h = TcpHeader {
-                    seq: rx(seq),
-                    ack: tx(ack),
-                    flags: TcpFlags::from_bits_truncate(*flags),
-                    window: *window,
-                    ..TcpHeader::default()
-                };
-                let o = &mut h.options;
-                (o.mss, o.window_scale, o.sack_permitted) = options.syn;
-                o.timestamps = options.stamp.map(|(step, echo)| {
-                    let value = self.stamp.wrapping_add(step as u32);
-                    Timestamps { value, echo }
-                });
-                o.sack = (options.sack.iter())
-                    .map(|(l, r)| SackBlock {
-                        left: tx(l),
-                        right: tx(r),
-                    })
-                    .collect();
-                self.stamp = o.timestamps.map_or(self.stamp, |t| t.value);
-                self.segment(&h, usize::from(*len));
-            }
+            Step::Segment { .. } => self.hostile_segment(step),
             Step::Wait(us) => self.now += Duration::from_micros(u64::from(*us)),
             Step::Timer => {
                 if self.c.poll_at() != Instant::FAR_FUTURE {
@@ -182,6 +143,51 @@ impl Target {
         );
         assert!(self.c.rx.ooo_ranges() <= REASSEMBLY_RANGES_MAX);
         assert!(self.c.tx.queue.len() <= self.c.config.snd_buf_max_bytes as usize);
+    }
+
+    fn hostile_segment(&mut self, step: &Step) {
+        let Step::Segment {
+            flags,
+            seq,
+            ack,
+            len,
+            window,
+            options,
+        } = step
+        else {
+            return;
+        };
+        let rx = |n: &Number| match n {
+            Number::Near(d) => self.c.rx.nxt + *d as u32,
+            Number::Edge(d) => self.c.rx.nxt + self.c.rx.window() + *d as u32,
+            Number::Any(n) => SeqNum::new(*n),
+        };
+        let tx = |n: &Number| match n {
+            Number::Near(d) => self.c.tx.una + *d as u32,
+            Number::Edge(d) => self.c.tx.nxt + *d as u32,
+            Number::Any(n) => SeqNum::new(*n),
+        };
+        let mut h = TcpHeader {
+            seq: rx(seq),
+            ack: tx(ack),
+            flags: TcpFlags::from_bits_truncate(*flags),
+            window: *window,
+            ..TcpHeader::default()
+        };
+        let o = &mut h.options;
+        (o.mss, o.window_scale, o.sack_permitted) = options.syn;
+        o.timestamps = options.stamp.map(|(step, echo)| {
+            let value = self.stamp.wrapping_add(step as u32);
+            Timestamps { value, echo }
+        });
+        o.sack = (options.sack.iter())
+            .map(|(l, r)| SackBlock {
+                left: tx(l),
+                right: tx(r),
+            })
+            .collect();
+        self.stamp = o.timestamps.map_or(self.stamp, |t| t.value);
+        self.segment(&h, usize::from(*len));
     }
 
     fn segment(&mut self, h: &TcpHeader, len: usize) {
