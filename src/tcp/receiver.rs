@@ -358,8 +358,13 @@ impl<P: Payload> Receiver<P> {
     #[inline]
     pub(crate) fn advertise(&mut self) -> u16 {
         // Rounding up what is already promised keeps the edge from moving back by a fraction
-        // of the scale; the excess is below 2^shift bytes.
-        let kept = self.window().saturating_add((1u32 << self.shift) - 1) >> self.shift;
+        // of the scale. But not beyond the buffer: every small segment would push the edge by
+        // its length, and a peer that sends nothing else could fill any amount of memory. Then
+        // the field is rounded down (RFC 7323 §2.4), and what was promised is still taken.
+        let (promised, fraction) = (self.window(), (1u32 << self.shift) - 1);
+        let up = promised.saturating_add(fraction) >> self.shift;
+        let fits = up << self.shift <= self.free().saturating_add(fraction);
+        let kept = if fits { up } else { promised >> self.shift };
         let field = kept
             .max(self.target() >> self.shift)
             .min(u32::from(u16::MAX));

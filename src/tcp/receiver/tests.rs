@@ -35,17 +35,41 @@ fn acceptability() {
 }
 
 #[test]
-fn scaled_windows_never_move_the_edge_back() {
+fn scaled_windows_move_the_edge_back_by_less_than_their_unit() {
     let mut r: Receiver<Bytes> = Receiver::new(1_000_003, 7, 1000);
     r.synchronize(SeqNum::new(7));
     let mut edge = r.nxt;
     for len in [1u32, 127, 128, 129, 1000, 77, 5] {
         let window = u32::from(r.advertise()) << 7;
-        assert!((r.nxt + window).after_eq(edge));
-        edge = r.nxt + window;
+        assert!((r.nxt + window + 127).after_eq(edge));
+        edge = edge.latest(r.nxt + window);
         let mut pieces = Pieces::new();
         pieces.push(Bytes::new(&vec![0; len as usize]));
         r.take_in_order(&mut pieces, len);
+    }
+}
+
+#[test]
+fn small_segments_do_not_push_the_edge_beyond_the_buffer() {
+    for shift in [0, 1, 7, 14] {
+        let mut r: Receiver<Bytes> = Receiver::new(100_000, shift, 1000);
+        r.synchronize(SeqNum::new(7));
+        let _ = r.advertise();
+        // A peer that fills the window byte by byte and an application that never reads.
+        for _ in 0..300_000 {
+            if r.window() == 0 {
+                break;
+            }
+            let mut pieces = Pieces::new();
+            pieces.push(Bytes::new(&[0]));
+            r.take_in_order(&mut pieces, 1);
+            let _ = r.advertise();
+        }
+        assert!(
+            r.readable() < 100_000 + (1 << shift),
+            "{} bytes, shift {shift}",
+            r.readable()
+        );
     }
 }
 
