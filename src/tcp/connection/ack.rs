@@ -245,6 +245,14 @@ impl<P: Payload> Connection<P> {
         if age_ms > ECHO_AGE_MAX_MS {
             return false;
         }
+        // A duplicate does not refresh the echo. When it was the ACK that got lost, what our
+        // retransmission provokes still echoes the first transmission, and the age is the
+        // timeout's, not the path's: each would feed the next. If the path really is that slow,
+        // Karn's algorithm serves until there is a measurement.
+        let resent = now.saturating_since(self.recovery.resent_at);
+        if u64::from(age_ms) > resent.as_millis() + 1 {
+            return false;
+        }
         self.rtt
             .on_coarse_sample(Duration::from_millis(u64::from(age_ms)));
         true

@@ -279,6 +279,7 @@ impl<P: Payload> Connection<P> {
         self.counters.retransmits += 1;
         self.counters.bytes_retransmitted += u64::from(len);
         self.recovery.timed = None;
+        self.recovery.resent_at = now;
         self.recovery.high_rxt = self.recovery.high_rxt.latest(end + u32::from(fin));
         if !self.timers.is_armed(Timer::Retransmit) {
             self.arm_retransmit(now);
@@ -452,6 +453,7 @@ impl<P: Payload> Connection<P> {
         self.flags -= Flags::SYN_PENDING;
         if self.tx.nxt != self.iss {
             self.flags |= Flags::SYN_RESENT;
+            self.recovery.resent_at = now;
         } else {
             self.tx.nxt = self.iss + 1;
             self.syn_sent_at = now;

@@ -404,3 +404,25 @@ fn timestamps_time_retransmissions_too() {
     s.inject(". 1:1(0) ack 101 <TS val 6 ecr 200>");
     assert_eq!(s.c.info().srtt, Some(Duration::from_millis(1)));
 }
+
+/// The peer had everything, but its ACK was lost. What the retransmission provokes echoes the
+/// timestamp of the first transmission: its age is the timeout, not a round-trip time.
+#[test]
+fn the_echo_of_a_duplicate_is_no_measurement() {
+    let cfg = Config {
+        timestamps: true,
+        ..plain()
+    };
+    let mut s = Script::accept(&cfg, "S 0:0(0) <TS val 5 ecr 0>");
+    s.expect("S. 0:0(0)");
+    s.at(10);
+    s.inject(". 1:1(0) ack 1 <TS val 5 ecr 0>");
+    s.at(1000);
+    s.write(10);
+    s.expect("P. 1:11(10) <TS val 1000 ecr 5>");
+    s.at(1200);
+    s.expect("P. 1:11(10) <TS val 1200 ecr 5>");
+    s.at(1211);
+    s.inject(". 1:1(0) ack 11 <TS val 6 ecr 1000>");
+    assert_eq!(s.c.info().srtt, Some(Duration::from_millis(10)));
+}
