@@ -138,7 +138,8 @@ impl App {
             }
         }
         self.idle = true;
-        if self.plan.abort_at.is_some_and(|at| self.written + self.read >= at) {
+        let opening = conn.state() == State::SynSent;
+        if !opening && self.plan.abort_at.is_some_and(|at| self.written + self.read >= at) {
             self.closed = true;
             if conn.readable_bytes() > 0 { conn.close(now) } else { conn.abort(now) }
             return true;
