@@ -1,7 +1,8 @@
 //! The deterministic simulator: whole connections on a virtual clock and a hostile link.
 //!
 //! A run is a function of its seed. A failing run prints its seed and its last packets;
-//! `LUNA_SIM_SEED=n cargo test --test sim a_given_seed` repeats it.
+//! `LUNA_SIM_SEED=n cargo test --test sim a_given_seed -- --nocapture` repeats it, with
+//! `LUNA_SIM_TRACE=1` packet by packet; `LUNA_SIM_SURVEY=0..99999` with `survey` tries many.
 
 #![allow(
     clippy::unwrap_used,

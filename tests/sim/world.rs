@@ -255,6 +255,10 @@ impl<A: Host, B: Host> World<A, B> {
     }
 
     fn note(&mut self, side: Side, arrow: &'static str, line: Option<Line>) {
+        if std::env::var_os("LUNA_SIM_TRACE").is_some() {
+            let line = line.as_ref().map_or("damaged".to_owned(), Line::to_string);
+            eprintln!("{:>14?} {side:?} {arrow} {line}", self.elapsed());
+        }
         if self.trace.len() == TRACE_LINES {
             self.trace.pop_front();
         }
