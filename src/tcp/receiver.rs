@@ -145,8 +145,7 @@ impl<P: Payload> Receiver<P> {
             start = self.nxt.earliest(end);
         }
         //= RFC 9293 §3.10.7.4
-        //# "segments with higher beginning sequence numbers SHOULD be held for later
-        //#  processing", and what lies beyond the window is trimmed off.
+        //# "segments with higher beginning sequence numbers SHOULD be held for later processing"
         let limit = self.fin.map_or(self.edge, |fin| fin.earliest(self.edge));
         if end.after(limit) {
             end = limit.latest(start);
@@ -215,8 +214,8 @@ impl<P: Payload> Receiver<P> {
 
     fn note_duplicate(&mut self, start: SeqNum, end: SeqNum) {
         //= RFC 2883 §4
-        //# "the first block of the SACK option ... specifies the sequence numbers of the
-        //#  duplicate segment that triggers the acknowledgement"
+        //# "the first block of the SACK option should be a D-SACK block specifying the sequence
+        //#  numbers for the duplicate segment that triggers the acknowledgement."
         let right = end.earliest(self.nxt);
         if start.before(right) {
             self.duplicate = Some(SackBlock { left: start, right });
@@ -311,6 +310,12 @@ impl<P: Payload> Receiver<P> {
         self.ooo.bytes()
     }
 
+    /// Ranges held out of order.
+    #[cfg(test)]
+    pub(crate) fn ooo_ranges(&self) -> usize {
+        self.ooo.ranges()
+    }
+
     /// The most that may be held: the budget, rounded up to what a window field can express.
     #[cfg(test)]
     pub(crate) fn budget_with_slack(&self) -> usize {
@@ -326,8 +331,8 @@ impl<P: Payload> Receiver<P> {
     /// The window that we would advertise now, in bytes.
     fn target(&self) -> u32 {
         //= RFC 9293 §3.8.6.2.2
-        //# "keep RCV.NXT+RCV.WND fixed until: RCV.BUFF - RCV.USER - RCV.WND >=
-        //#  min( Fr * RCV.BUFF, Eff.snd.MSS )"
+        //# "keep RCV.NXT+RCV.WND fixed until the reduction satisfies: RCV.BUFF - RCV.USER -
+        //#  RCV.WND >= min( Fr * RCV.BUFF, Eff.snd.MSS )"
         let (free, current) = (self.free(), self.window());
         let step = (self.budget / 2).min(self.mss).max(1);
         //= RFC 9293 §3.8.6

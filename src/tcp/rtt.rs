@@ -49,7 +49,7 @@ impl RttEstimator {
     pub(crate) fn on_coarse_sample(&mut self, rtt: Duration) {
         let srtt = match self.srtt {
             //= RFC 6298 §2.2
-            //# "SRTT <- R; RTTVAR <- R/2; RTO <- SRTT + max (G, K*RTTVAR)"
+            //# "SRTT <- R ... RTTVAR <- R/2 ... RTO <- SRTT + max (G, K*RTTVAR)"
             None => {
                 self.rttvar = rtt.div(2);
                 rtt
@@ -78,7 +78,7 @@ impl RttEstimator {
     /// The timeout expired.
     pub(crate) fn back_off(&mut self) {
         //= RFC 6298 §5.5
-        //# "The host MUST set RTO <- RTO * 2 (\"back off the timer\")."
+        //# "The host MUST set RTO <- RTO * 2 ("back off the timer")."
         if self.rto() < self.ceiling {
             self.backoff = self.backoff.saturating_add(1).min(BACKOFF_MAX);
         }

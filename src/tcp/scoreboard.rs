@@ -224,10 +224,8 @@ pub(crate) fn reports_duplicate(blocks: &[SackBlock], ack: SeqNum) -> bool {
     let Some((first, rest)) = blocks.split_first() else {
         return false;
     };
-    //= RFC 2883 §4.3
-    //# "the sender ... compares the sequence space in the first SACK block to the cumulative
-    //#  ACK ... If the SACK sequence space is less than this cumulative ACK, it is an
-    //#  indication that the segment ... has been received more than once"
+    // RFC 2883: the first block is a report of duplicate data if it lies below the cumulative
+    // acknowledgment of the same segment, or within its second block.
     first.right.before_eq(ack)
         || rest.first().is_some_and(|second| {
             second.left.before_eq(first.left) && first.right.before_eq(second.right)

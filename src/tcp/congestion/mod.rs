@@ -134,7 +134,8 @@ impl Controller {
         self.window.ssthresh = self.window.ssthresh.max(mss.saturating_mul(2));
     }
 
-    /// Records how full the window is, at the end of a burst of transmissions.
+    /// Records how full the window is, at the end of a burst of transmissions, and says whether
+    /// the record is new: then a round begins that ends when all of `flight` is acknowledged.
     /// `new_round`: everything outstanding at the last record has been acknowledged.
     #[inline]
     pub(crate) fn on_transmitted(&mut self, flight: u32, limited: bool, new_round: bool) -> bool {

@@ -7,7 +7,7 @@ use super::super::payload::Payload;
 use super::super::recovery::Phase;
 use super::super::scoreboard::{self, DUP_THRESH};
 use super::super::timers::Timer;
-use super::{Connection, Event, Flags};
+use super::{Connection, Flags};
 use crate::time::{Duration, Instant};
 use crate::wire::TcpHeader;
 
@@ -83,10 +83,7 @@ impl<P: Payload> Connection<P> {
         } else if restart_timer {
             self.arm_retransmit(now);
         }
-        if self.flags.contains(Flags::WRITER_WAITS) && self.is_writable() {
-            self.flags -= Flags::WRITER_WAITS;
-            self.raise(Event::Writable);
-        }
+        self.wake_writer();
     }
 
     /// What `acked` new bytes mean for the congestion window and for a recovery in progress.
@@ -184,10 +181,10 @@ impl<P: Payload> Connection<P> {
 
     /// A duplicate ACK in fast recovery without SACK: one more segment has left the network.
     fn inflate(&mut self) {
-        //= RFC 5681 §3.2 step 4
-        //# "the TCP sender MAY limit the number of times cwnd is artificially inflated during
-        //#  loss recovery to the number of outstanding segments (or, an approximation thereof)"
-        // So that a peer gains nothing by inventing duplicates (§3.2 step 3's note).
+        //= RFC 5681 §3.2
+        //# "A TCP MAY therefore limit the number of times cwnd is artificially inflated during
+        //#  loss recovery to the number of outstanding segments"
+        // Then a peer gains nothing by inventing duplicates.
         let outstanding = self.recovery.recover.distance_from(self.tx.una);
         self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
         if self.recovery.dup_acks.saturating_mul(self.mss) <= outstanding {

@@ -261,14 +261,15 @@ fn a_lost_tail_is_rescued_once() {
 fn forged_and_old_sack_blocks_are_ignored() {
     let mut s = ten_out(&with_sack());
     for blocks in [
-        "9001:10002",        // beyond SND.NXT
-        "20001:30001",       // far beyond
-        "0:1",               // below SND.UNA
-        "-5000:5001",        // straddles SND.UNA from an impossible past
-        "5001:5001",         // empty
-        "6001:5001",         // backwards
-        "1:2147483648",      // half the circle
-        "-2147483648:10001", // the other half
+        "9001:10002",             // beyond SND.NXT
+        "20001:30001",            // far beyond
+        "0:1",                    // below SND.UNA
+        "-5000:5001",             // straddles SND.UNA from an impossible past
+        "5001:5001",              // empty
+        "6001:5001",              // backwards
+        "1:2147483648",           // half the circle
+        "-2147483648:10001",      // the other half
+        "2147418113:-1879048192", // each comparison holds, but not together
     ] {
         s.inject(&format!(". 1:1(0) ack 1 <sack {blocks}>"));
         assert_eq!(s.c.info().sacked, 0, "{blocks}");
