@@ -127,7 +127,10 @@ impl App {
             if !read && !written {
                 break;
             }
-            let abort = self.plan.abort_at.is_some_and(|at| self.written + self.read >= at);
+            let abort = self
+                .plan
+                .abort_at
+                .is_some_and(|at| self.written + self.read >= at);
             if abort {
                 break;
             }
@@ -139,9 +142,18 @@ impl App {
         }
         self.idle = true;
         let opening = conn.state() == State::SynSent;
-        if !opening && self.plan.abort_at.is_some_and(|at| self.written + self.read >= at) {
+        if !opening
+            && self
+                .plan
+                .abort_at
+                .is_some_and(|at| self.written + self.read >= at)
+        {
             self.closed = true;
-            if conn.readable_bytes() > 0 { conn.close(now) } else { conn.abort(now) }
+            if conn.readable_bytes() > 0 {
+                conn.close(now)
+            } else {
+                conn.abort(now)
+            }
             return true;
         }
         if self.is_through() {
@@ -156,8 +168,14 @@ impl App {
         let max = self.rng.between(1, self.plan.read_chunk) as usize;
         let stream = 1 - self.stream;
         let n = if self.rng.chance(500_000) {
-            let Some(piece) = conn.pop_piece(max) else { return self.on_nothing_to_read(conn) };
-            assert!(piece.len() <= max && !piece.is_empty(), "popped {} of {max}", piece.len());
+            let Some(piece) = conn.pop_piece(max) else {
+                return self.on_nothing_to_read(conn);
+            };
+            assert!(
+                piece.len() <= max && !piece.is_empty(),
+                "popped {} of {max}",
+                piece.len()
+            );
             check(stream, self.read, piece.as_bytes());
             piece.len()
         } else {
@@ -210,15 +228,26 @@ impl App {
         let room = conn.send_space() as u64;
         if room == 0 || (!conn.is_writable() && self.rng.chance(500_000)) {
             // Asking for room is what makes the connection tell when there is some.
-            let _ = conn.push(Bytes::from(vec![0; room as usize + 1]), false).unwrap_err();
+            let _ = conn
+                .push(Bytes::from(vec![0; room as usize + 1]), false)
+                .unwrap_err();
             self.may_write = false;
             return false;
         }
-        let len = self.rng.between(1, self.plan.write_chunk).min(left).min(room);
-        let bytes: Vec<u8> =
-            (0..len).map(|i| byte_at(self.stream, self.written + i)).collect();
+        let len = self
+            .rng
+            .between(1, self.plan.write_chunk)
+            .min(left)
+            .min(room);
+        let bytes: Vec<u8> = (0..len)
+            .map(|i| byte_at(self.stream, self.written + i))
+            .collect();
         let more = len < left && self.rng.chance(100_000);
-        let appended = if self.rng.chance(500_000) { conn.append(&bytes, more) } else { 0 };
+        let appended = if self.rng.chance(500_000) {
+            conn.append(&bytes, more)
+        } else {
+            0
+        };
         assert!(appended <= bytes.len());
         let rest = bytes[appended..].to_vec();
         if !rest.is_empty() {
@@ -232,6 +261,8 @@ impl App {
 
 #[track_caller]
 fn check(stream: u64, offset: u64, bytes: &[u8]) {
-    let wrong = (offset..).zip(bytes).find(|(at, byte)| **byte != byte_at(stream, *at));
+    let wrong = (offset..)
+        .zip(bytes)
+        .find(|(at, byte)| **byte != byte_at(stream, *at));
     assert_eq!(wrong, None, "the first wrong byte of stream {stream}");
 }

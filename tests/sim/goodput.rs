@@ -12,8 +12,11 @@ use crate::tcp_host::{Role, Setup, TcpHost};
 use crate::world::{Bounds, Scheduling, World};
 
 const LOSSES_PPM: [u32; 5] = [0, 1_000, 10_000, 30_000, 100_000];
-const ROUND_TRIPS: [Duration; 3] =
-    [Duration::from_micros(100), Duration::from_millis(1), Duration::from_millis(20)];
+const ROUND_TRIPS: [Duration; 3] = [
+    Duration::from_micros(100),
+    Duration::from_millis(1),
+    Duration::from_millis(20),
+];
 const BUFFERS: [u32; 2] = [64 << 10, 1 << 20];
 const TRANSFER_BYTES: u64 = 2_000_000;
 /// One run with losses says little: the mean of this many.
@@ -57,7 +60,10 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
     let a = host(Role::Connect, 0, TRANSFER_BYTES, 0);
     let b = host(Role::Listen, 1, 0, TRANSFER_BYTES);
     let mut world = World::new(start, (a, b), (link, link), Scheduling::default(), rng);
-    let bounds = Bounds { events: 1_000_000, time: Duration::from_secs(3_600) };
+    let bounds = Bounds {
+        events: 1_000_000,
+        time: Duration::from_secs(3_600),
+    };
     world.run_until(bounds, |_, b| b.app.read == TRANSFER_BYTES);
     TRANSFER_BYTES * 1_000_000 / world.elapsed().as_micros() / 1_000
 }
@@ -75,7 +81,9 @@ fn table(config: &Config) -> String {
             out += &format!("{rtt:>6}, {:>4} KiB ", buffer >> 10);
             for loss in LOSSES_PPM {
                 let runs = if loss == 0 { 1 } else { RUNS };
-                let sum: u64 = (0..runs).map(|s| goodput(&config, loss, round_trip, s)).sum();
+                let sum: u64 = (0..runs)
+                    .map(|s| goodput(&config, loss, round_trip, s))
+                    .sum();
                 out += &format!(" {:>6}", sum / runs);
             }
             out += "\n";
@@ -101,5 +109,8 @@ fn goodput_inside_a_data_centre() {
 
 #[test]
 fn goodput_without_sack() {
-    insta::assert_snapshot!(table(&Config { sack: false, ..Config::default() }));
+    insta::assert_snapshot!(table(&Config {
+        sack: false,
+        ..Config::default()
+    }));
 }

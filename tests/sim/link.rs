@@ -49,7 +49,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(config: LinkConfig, rng: Rng) -> Self {
-        Self { config, rng, free_at: Instant::ZERO }
+        Self {
+            config,
+            rng,
+            free_at: Instant::ZERO,
+        }
     }
 
     /// Takes a packet; calls `deliver` for each copy that will arrive, and when.
@@ -64,8 +68,10 @@ impl Link {
         if c.bits_per_second > 0 {
             let start = self.free_at.max(now);
             let waiting_ns = start.saturating_since(now).as_nanos();
-            let waiting_bytes = u128::from(waiting_ns) * u128::from(c.bits_per_second) / 8_000_000_000;
-            if c.queue_bytes > 0 && waiting_bytes + packet.len() as u128 > u128::from(c.queue_bytes) {
+            let waiting_bytes =
+                u128::from(waiting_ns) * u128::from(c.bits_per_second) / 8_000_000_000;
+            if c.queue_bytes > 0 && waiting_bytes + packet.len() as u128 > u128::from(c.queue_bytes)
+            {
                 return;
             }
             let ns = packet.len() as u64 * 8 * 1_000_000_000 / c.bits_per_second;
@@ -79,7 +85,11 @@ impl Link {
             let bit = self.rng.below(packet.len() as u64 * 8);
             packet[(bit / 8) as usize] ^= 1 << (bit % 8);
         }
-        let copies = if self.rng.chance(c.duplicate_ppm) { 2 } else { 1 };
+        let copies = if self.rng.chance(c.duplicate_ppm) {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let mut at = left_at + c.delay;
             if self.rng.chance(c.reorder_ppm) {

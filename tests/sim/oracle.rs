@@ -150,15 +150,26 @@ impl Sent {
         let Some(granted) = self.granted else {
             panic!("{side:?}: data before a window was offered: {line}");
         };
-        let limit = if len + control == 1 { granted + 1 } else { granted };
+        let limit = if len + control == 1 {
+            granted + 1
+        } else {
+            granted
+        };
         let over = end.distance_from(limit) as i32;
-        assert!(over <= 0, "{side:?}: {over} bytes beyond the window: {line}");
+        assert!(
+            over <= 0,
+            "{side:?}: {over} bytes beyond the window: {line}"
+        );
     }
 
     //= RFC 9293 §3.7.1
     //# "The MSS value to be announced ... does not count the TCP options"
     fn check_size(&self, side: Side, options_and_data: u32, peer: &Self, line: &Line) {
-        let offered = peer.syn.as_ref().and_then(|syn| syn.options.mss).unwrap_or(536);
+        let offered = peer
+            .syn
+            .as_ref()
+            .and_then(|syn| syn.options.mss)
+            .unwrap_or(536);
         let mss = u32::from(offered.max(48));
         assert!(
             options_and_data <= mss.max(41),
@@ -172,44 +183,68 @@ impl Sent {
             return;
         }
         if let Some(ack) = self.ack {
-            assert!(h.ack.after_eq(ack), "{side:?}: the acknowledgment goes back: {line}");
+            assert!(
+                h.ack.after_eq(ack),
+                "{side:?}: the acknowledgment goes back: {line}"
+            );
         }
         self.ack = Some(h.ack);
-        let Some(max) = peer.max else { panic!("{side:?}: acknowledges nothing: {line}") };
-        assert!(h.ack.before_eq(max), "{side:?}: acknowledges unsent data: {line}");
+        let Some(max) = peer.max else {
+            panic!("{side:?}: acknowledges nothing: {line}")
+        };
+        assert!(
+            h.ack.before_eq(max),
+            "{side:?}: acknowledges unsent data: {line}"
+        );
         let edge = h.ack + self.window(peer, h);
         if let Some(old) = self.edge {
             // By less than the unit of a scaled window it may (RFC 7323 §2.4).
             let scale = self.syn.as_ref().and_then(|syn| syn.options.window_scale);
             let back = old.distance_from(edge) as i32;
             let most = (1 << scale.unwrap_or(0)) - 1;
-            assert!(back <= most, "{side:?}: takes {back} bytes of its window back: {line}");
+            assert!(
+                back <= most,
+                "{side:?}: takes {back} bytes of its window back: {line}"
+            );
         }
         self.edge = Some(self.edge.map_or(edge, |old| old.latest(edge)));
     }
 
     fn check_options(&mut self, side: Side, h: &TcpHeader, peer: &Self, line: &Line) {
         let agreed = |offers: fn(&TcpHeader) -> bool| {
-            [&self.syn, &peer.syn].into_iter().all(|syn| syn.as_ref().is_some_and(offers))
+            [&self.syn, &peer.syn]
+                .into_iter()
+                .all(|syn| syn.as_ref().is_some_and(offers))
         };
         let stamps = agreed(|syn| syn.options.timestamps.is_some());
         let sack = agreed(|syn| syn.options.sack_permitted);
         if !h.flags.contains(TcpFlags::SYN) {
             let stamped = h.options.timestamps.is_some();
             assert_eq!(stamped, stamps, "{side:?}: timestamps: {line}");
-            assert!(h.options.mss.is_none() && h.options.window_scale.is_none(), "{line}");
+            assert!(
+                h.options.mss.is_none() && h.options.window_scale.is_none(),
+                "{line}"
+            );
         }
         if let Some(ts) = h.options.timestamps {
-            let back = self.stamp.map_or(0, |old| old.wrapping_sub(ts.value) as i32);
+            let back = self
+                .stamp
+                .map_or(0, |old| old.wrapping_sub(ts.value) as i32);
             assert!(back <= 0, "{side:?}: timestamps go back: {line}");
             self.stamp = Some(ts.value);
         }
-        assert!(sack || h.options.sack.is_empty(), "{side:?}: SACK was not agreed: {line}");
+        assert!(
+            sack || h.options.sack.is_empty(),
+            "{side:?}: SACK was not agreed: {line}"
+        );
         for (i, SackBlock { left, right }) in h.options.sack.iter().enumerate() {
             let sent = peer.max.is_some_and(|max| right.before_eq(max));
             // The first block may report a duplicate (RFC 2883).
             let place = i == 0 || left.after(h.ack);
-            assert!(left.before(*right) && sent && place, "{side:?}: bad SACK block: {line}");
+            assert!(
+                left.before(*right) && sent && place,
+                "{side:?}: bad SACK block: {line}"
+            );
         }
     }
 }
@@ -241,7 +276,10 @@ fn describe(h: &TcpHeader, len: u32) -> String {
     .into_iter()
     .filter_map(|(flag, letter)| h.flags.contains(flag).then_some(letter))
     .collect();
-    let mut line = format!("[{flags}] {:?}:+{len} ack {:?} win {}", h.seq, h.ack, h.window);
+    let mut line = format!(
+        "[{flags}] {:?}:+{len} ack {:?} win {}",
+        h.seq, h.ack, h.window
+    );
     for block in &h.options.sack {
         line += &format!(" sack {:?}-{:?}", block.left, block.right);
     }
@@ -250,7 +288,10 @@ fn describe(h: &TcpHeader, len: u32) -> String {
     }
     if h.flags.contains(TcpFlags::SYN) {
         let o = &h.options;
-        line += &format!(" mss {:?} ws {:?} sack {}", o.mss, o.window_scale, o.sack_permitted);
+        line += &format!(
+            " mss {:?} ws {:?} sack {}",
+            o.mss, o.window_scale, o.sack_permitted
+        );
     }
     line
 }

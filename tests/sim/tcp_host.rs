@@ -65,7 +65,11 @@ pub(crate) struct TcpHost {
 impl TcpHost {
     pub(crate) fn new(setup: Setup, now: Instant, app: App, rng: Rng) -> Self {
         let stream = app.stream();
-        let (local, remote) = if stream == 0 { (50_000, 80) } else { (80, 50_000) };
+        let (local, remote) = if stream == 0 {
+            (50_000, 80)
+        } else {
+            (80, 50_000)
+        };
         let ports = Ports { local, remote };
         let conn = (setup.role == Role::Connect)
             .then(|| Connection::connect(&setup.config, ports, setup.iss, setup.ts_offset, now));
@@ -84,8 +88,12 @@ impl TcpHost {
     }
 
     fn on_packet(&mut self, now: Instant, packet: &[u8], send: &mut dyn FnMut(Vec<u8>)) {
-        let Some(packet) = Self::segment(packet) else { return };
-        let Ok((header, header_len)) = TcpHeader::parse(packet) else { return };
+        let Some(packet) = Self::segment(packet) else {
+            return;
+        };
+        let Ok((header, header_len)) = TcpHeader::parse(packet) else {
+            return;
+        };
         let data = &packet[header_len..];
         if let Some(tw) = &mut self.time_wait {
             match tw.on_segment(now, &header, data.len() as u32) {
@@ -109,8 +117,12 @@ impl TcpHost {
         };
         let mut payload = cut(data, self.setup.cut, &mut self.rng);
         let payload_len = data.len() as u32;
-        let segment =
-            SegmentIn { header: &header, payload: &mut payload, payload_len, ecn: Ecn::NotEct };
+        let segment = SegmentIn {
+            header: &header,
+            payload: &mut payload,
+            payload_len,
+            ecn: Ecn::NotEct,
+        };
         match conn.on_segment(now, segment) {
             Disposition::Continue | Disposition::Reopen => {}
             Disposition::Reset(reset) => send(emit(&reset, &[])),
@@ -131,7 +143,12 @@ impl TcpHost {
     ) {
         match self.listener.on_segment(now, header, len) {
             ListenDisposition::Create => {
-                let Setup { config, iss, ts_offset, .. } = &self.setup;
+                let Setup {
+                    config,
+                    iss,
+                    ts_offset,
+                    ..
+                } = &self.setup;
                 let conn = Connection::accept(config, self.ports, *iss, *ts_offset, header, now);
                 self.conn = Some(conn);
                 self.listener.on_created();
@@ -238,33 +255,55 @@ impl Host for TcpHost {
     fn poll_at(&self) -> Instant {
         let conn = self.conn.as_ref().filter(|_| self.time_wait.is_none());
         let conn_at = conn.map_or(Instant::FAR_FUTURE, Connection::poll_at);
-        let app_at = if self.conn.is_some() { self.app.resume_at() } else { Instant::FAR_FUTURE };
+        let app_at = if self.conn.is_some() {
+            self.app.resume_at()
+        } else {
+            Instant::FAR_FUTURE
+        };
         // A record is only asked; what is left of the others' time does not matter here.
         conn_at.min(app_at)
     }
 
     fn check(&mut self, now: Instant) {
-        let Some(conn) = self.conn.as_ref().filter(|_| self.time_wait.is_none()) else { return };
+        let Some(conn) = self.conn.as_ref().filter(|_| self.time_wait.is_none()) else {
+            return;
+        };
         let info = conn.info();
         let config = conn.config();
         // A window field counts in units of its scale, so a promise may round up.
         let room = u64::from(config.rcv_buf_max_bytes) + (1 << info.rcv_wscale.unwrap_or(0));
         let readable = conn.readable_bytes() as u64;
-        assert!(readable <= room, "{readable} readable bytes in a buffer of {room}");
+        assert!(
+            readable <= room,
+            "{readable} readable bytes in a buffer of {room}"
+        );
         if conn.state() == State::Closed {
             return;
         }
         let queued = conn.unacked_bytes();
-        assert!(queued <= config.snd_buf_max_bytes as usize, "the send buffer overflows");
+        assert!(
+            queued <= config.snd_buf_max_bytes as usize,
+            "the send buffer overflows"
+        );
         let acked = self.app.written - queued as u64;
-        assert!(acked >= self.acked, "SND.UNA goes back: {} to {acked}", self.acked);
+        assert!(
+            acked >= self.acked,
+            "SND.UNA goes back: {} to {acked}",
+            self.acked
+        );
         self.acked = acked;
         let next = conn.poll_at();
         let outstanding = queued > 0 || info.unacked > 0;
         if outstanding || matches!(info.state, State::SynSent | State::SynReceived) {
-            assert!(next < Instant::FAR_FUTURE, "no timer, and {queued} bytes queued: {info:?}");
+            assert!(
+                next < Instant::FAR_FUTURE,
+                "no timer, and {queued} bytes queued: {info:?}"
+            );
         }
-        assert!(next >= now, "a timer of the past: {next:?} at {now:?} {info:?}");
+        assert!(
+            next >= now,
+            "a timer of the past: {next:?} at {now:?} {info:?}"
+        );
         assert!(info.snd_mss > 0 && info.cwnd >= info.snd_mss, "{info:?}");
     }
 
@@ -280,14 +319,20 @@ impl Host for TcpHost {
 
     fn describe(&self) -> String {
         let state = self.conn.as_ref().map(|c| c.info());
-        format!("{:?}\n  {:?}\n  {:?}\n  {:?}", self.setup, self.app, state, self.time_wait)
+        format!(
+            "{:?}\n  {:?}\n  {:?}\n  {:?}",
+            self.setup, self.app, state, self.time_wait
+        )
     }
 }
 
 fn check_out(out: &SegmentOut<Bytes>, ports: Ports) {
     let len: usize = out.payload.iter().map(Payload::len).sum();
     assert_eq!(len, out.payload_len as usize);
-    assert_eq!((out.header.src_port, out.header.dst_port), (ports.local, ports.remote));
+    assert_eq!(
+        (out.header.src_port, out.header.dst_port),
+        (ports.local, ports.remote)
+    );
 }
 
 fn gather(pieces: &Pieces<Bytes>) -> Vec<u8> {
@@ -300,7 +345,11 @@ fn cut(data: &[u8], pieces: bool, rng: &mut Rng) -> Pieces<Bytes> {
     let mut rest = data;
     while !rest.is_empty() {
         let whole = !pieces || out.len() + 1 == out.capacity();
-        let n = if whole { rest.len() } else { rng.between(1, rest.len() as u64) as usize };
+        let n = if whole {
+            rest.len()
+        } else {
+            rng.between(1, rest.len() as u64) as usize
+        };
         let (head, tail) = rest.split_at(n);
         out.push(Bytes::from(head.to_vec()));
         rest = tail;

@@ -106,7 +106,12 @@ impl<A: Host, B: Host> World<A, B> {
         mut rng: Rng,
     ) -> Self {
         fn seat<H>(host: H, link: Link) -> Seat<H> {
-            Seat { host, link, away_until: Instant::ZERO, dirty: true }
+            Seat {
+                host,
+                link,
+                away_until: Instant::ZERO,
+                dirty: true,
+            }
         }
         Self {
             now,
@@ -145,8 +150,15 @@ impl<A: Host, B: Host> World<A, B> {
                 return;
             }
             let next = self.next_event();
-            assert!(next < Instant::FAR_FUTURE, "nobody will ever do anything again");
-            assert!(self.elapsed() < bounds.time, "takes longer than {:?}", bounds.time);
+            assert!(
+                next < Instant::FAR_FUTURE,
+                "nobody will ever do anything again"
+            );
+            assert!(
+                self.elapsed() < bounds.time,
+                "takes longer than {:?}",
+                bounds.time
+            );
             self.now = self.now.max(next);
             self.deliver();
         }
@@ -158,15 +170,22 @@ impl<A: Host, B: Host> World<A, B> {
             let wanted = if seat.dirty { now } else { seat.host.poll_at() };
             wanted.max(seat.away_until)
         }
-        let arrival = self.flying.peek().map_or(Instant::FAR_FUTURE, |Reverse(f)| f.0);
-        arrival.min(wake(&self.a, self.now)).min(wake(&self.b, self.now))
+        let arrival = self
+            .flying
+            .peek()
+            .map_or(Instant::FAR_FUTURE, |Reverse(f)| f.0);
+        arrival
+            .min(wake(&self.a, self.now))
+            .min(wake(&self.b, self.now))
     }
 
     fn deliver(&mut self) {
         while let Some(Reverse(first)) = self.flying.peek()
             && first.0 <= self.now
         {
-            let Some(Reverse((_, _, to, packet))) = self.flying.pop() else { return };
+            let Some(Reverse((_, _, to, packet))) = self.flying.pop() else {
+                return;
+            };
             let note = match segment::<A, B>(to, &packet) {
                 Some(segment) => Some(self.oracle.on_delivered(to, segment)),
                 None => None,
@@ -235,7 +254,11 @@ impl<A: Host, B: Host> World<A, B> {
                 Side::A => A::forge(&header, data),
                 Side::B => B::forge(&header, data),
             };
-            self.note(side, "<! forged", Some(Line::new(header, data.len() as u32)));
+            self.note(
+                side,
+                "<! forged",
+                Some(Line::new(header, data.len() as u32)),
+            );
             match side {
                 Side::A => self.a.host.receive(self.now, packet),
                 Side::B => self.b.host.receive(self.now, packet),
@@ -255,10 +278,19 @@ impl<A: Host, B: Host> World<A, B> {
     }
 
     fn note(&mut self, side: Side, arrow: &'static str, line: Option<Line>) {
+        if std::env::var_os("LUNA_SIM_TRACE").is_some() {
+            let line = line.as_ref().map_or("damaged".to_owned(), Line::to_string);
+            eprintln!("{:>14?} {side:?} {arrow} {line}", self.elapsed());
+        }
         if self.trace.len() == TRACE_LINES {
             self.trace.pop_front();
         }
-        self.trace.push_back(Note { at: self.elapsed(), side, arrow, line });
+        self.trace.push_back(Note {
+            at: self.elapsed(),
+            side,
+            arrow,
+            line,
+        });
     }
 }
 
@@ -273,7 +305,13 @@ impl<A, B> Drop for World<A, B> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the last {} packets:", self.trace.len());
-            for Note { at, side, arrow, line } in &self.trace {
+            for Note {
+                at,
+                side,
+                arrow,
+                line,
+            } in &self.trace
+            {
                 let line = line.as_ref().map_or("damaged".to_owned(), Line::to_string);
                 eprintln!("{at:>14?} {side:?} {arrow} {line}");
             }

@@ -458,6 +458,7 @@ impl<P: Payload> Connection<P> {
         self.flags -= Flags::SYN_PENDING;
         if self.tx.nxt != self.iss {
             self.flags |= Flags::SYN_RESENT;
+            self.recovery.resent_at = now;
         } else {
             self.tx.nxt = self.iss + 1;
             self.syn_sent_at = now;
