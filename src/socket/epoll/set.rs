@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::kernel::{Inner, Kernel};
 use super::list::{Handle, Item, Items, Side};
 use crate::socket::description::{self, DescriptionId, Kind, Watcher};
-use crate::socket::runtime;
 use crate::socket::runtime::wake::Wake;
 use crate::stack::Ready;
 use crate::sys::{self, Errno, EpollEvent, ForkMutex, OwnFd};
@@ -349,7 +348,7 @@ fn level_of(id: DescriptionId) -> Ready {
     if let Some(level) = super::tests::fake_level(id) {
         return level;
     }
-    description::pin(id).map_or(Ready::empty(), |pin| runtime::level(&pin))
+    description::pin(id).map_or(Ready::empty(), |pin| crate::socket::ready(&pin))
 }
 
 /// A set's entry in a description's list of watchers.

@@ -30,7 +30,7 @@ fn a_frame_ends_the_wait_of_the_thread_that_turns() {
         let _fd = attach(&pin);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
-            links[0].until("a turn", |link| link.turns() > 1);
+            links[0].until("a turn", |link| link.turns() > 0);
             links[0].send(pin.id(), Ready::IN);
             assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
         });
