@@ -78,8 +78,12 @@ pub fn after_write(shard: usize) {
 /// A non-blocking call found nothing. True: the shard has been turned, look again. A program
 /// that asks without ever waiting would otherwise see only what the steward brings.
 pub fn turn_for(shard: usize) -> bool {
-    let Some(runtime) = RUNTIME.get() else { return false };
-    let Some(lane) = runtime.crew.lanes().get(shard) else { return false };
+    let Some(runtime) = RUNTIME.get() else {
+        return false;
+    };
+    let Some(lane) = runtime.crew.lanes().get(shard) else {
+        return false;
+    };
     with_me(|me| {
         let turn = me.missed();
         if turn {
@@ -98,7 +102,9 @@ pub fn with_shard<R: Send>(index: usize, f: impl FnOnce(&mut Shard) -> R + Send)
 
 /// How many shards there are; 0 before the start.
 pub fn shards() -> usize {
-    RUNTIME.get().map_or(0, |runtime| runtime.crew.lanes().len())
+    RUNTIME
+        .get()
+        .map_or(0, |runtime| runtime.crew.lanes().len())
 }
 
 /// The present.
@@ -109,7 +115,9 @@ pub fn now() -> Instant {
 
 /// Whether an address is one of the device's.
 pub fn is_device_address(ip: IpAddr) -> bool {
-    RUNTIME.get().is_some_and(|runtime| runtime.place.has_address(ip))
+    RUNTIME
+        .get()
+        .is_some_and(|runtime| runtime.place.has_address(ip))
 }
 
 /// The source address for connections to `remote`, if the way there is over the device.
@@ -118,7 +126,11 @@ pub fn is_device_address(ip: IpAddr) -> bool {
 ///
 /// Why not: `LocalDestination`, `OtherRoute`; `NotStarted`.
 pub fn source_for(remote: IpAddr) -> Result<IpAddr, Reason> {
-    RUNTIME.get().ok_or(Reason::NotStarted)?.place.source_for(remote)
+    RUNTIME
+        .get()
+        .ok_or(Reason::NotStarted)?
+        .place
+        .source_for(remote)
 }
 
 /// The client ports that this process has leased.
@@ -139,7 +151,9 @@ pub fn client_shard(local: SocketAddr, remote: SocketAddr) -> usize {
 ///
 /// One line that says what was refused.
 pub fn steer_port(port: u16) -> Result<(), String> {
-    let runtime = RUNTIME.get().ok_or_else(|| "the stack is not running".to_owned())?;
+    let runtime = RUNTIME
+        .get()
+        .ok_or_else(|| "the stack is not running".to_owned())?;
     runtime.place.steer(port)
 }
 

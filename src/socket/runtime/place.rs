@@ -52,12 +52,17 @@ impl Place {
         lease: Option<Lease>,
         fds: Vec<RawFd>,
     ) -> Self {
-        let clients = lease.as_ref().and_then(|lease| lease.ranges().into_iter().next());
+        let clients = lease
+            .as_ref()
+            .and_then(|lease| lease.ranges().into_iter().next());
         Self {
             control,
             ifindex,
             interface,
-            ports: Mutex::new(Ports { steering, counts: HashMap::new() }),
+            ports: Mutex::new(Ports {
+                steering,
+                counts: HashMap::new(),
+            }),
             clients,
             _lease: lease,
             fds,
@@ -94,7 +99,9 @@ impl Place {
         let tables = self.control.tables();
         let mtu = tables.link(self.ifindex).map_or(1500, |link| link.mtu);
         let route = remote.and_then(|remote| tables.route(remote).ok());
-        let mtu = route.and_then(|route| route.mtu).map_or(mtu, |path| path.min(mtu));
+        let mtu = route
+            .and_then(|route| route.mtu)
+            .map_or(mtu, |path| path.min(mtu));
         let headers = match remote {
             Some(IpAddr::V6(_)) => IPV6_AND_TCP_BYTES,
             // Of a listener that serves both families, the shard takes off the rest.
@@ -119,7 +126,9 @@ impl Place {
     pub(super) fn unsteer(&self, port: u16) {
         let mut ports = self.ports();
         let Ports { steering, counts } = &mut *ports;
-        let Some(count) = counts.get_mut(&port) else { return };
+        let Some(count) = counts.get_mut(&port) else {
+            return;
+        };
         *count = count.saturating_sub(1);
         if *count == 0 {
             counts.remove(&port);
@@ -154,5 +163,10 @@ impl Place {
 /// The addresses of an interface.
 pub(super) fn addresses(control: &ControlHandle, ifindex: u32) -> Vec<IpAddr> {
     let tables = control.tables();
-    tables.addresses().iter().filter(|a| a.ifindex == ifindex).map(|a| a.ip).collect()
+    tables
+        .addresses()
+        .iter()
+        .filter(|a| a.ifindex == ifindex)
+        .map(|a| a.ip)
+        .collect()
 }

@@ -30,12 +30,8 @@ pub fn start() -> Result<(), String> {
             DONE => return Ok(()),
             FAILED => return Err(CAUSE.lock().clone()),
             NOT_YET => {
-                let ours = STATE.compare_exchange(
-                    NOT_YET,
-                    RUNNING,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                );
+                let ours =
+                    STATE.compare_exchange(NOT_YET, RUNNING, Ordering::AcqRel, Ordering::Relaxed);
                 if ours.is_ok() {
                     return finish(bring_up());
                 }
@@ -51,7 +47,10 @@ fn finish(result: Result<(), String>) -> Result<(), String> {
     if let Err(cause) = &result {
         *CAUSE.lock() = cause.clone();
     }
-    STATE.store(if result.is_ok() { DONE } else { FAILED }, Ordering::Release);
+    STATE.store(
+        if result.is_ok() { DONE } else { FAILED },
+        Ordering::Release,
+    );
     result
 }
 
@@ -73,7 +72,9 @@ fn bring_up() -> Result<(), String> {
 /// The kernel-made anonymous files of this process whose descriptors a library opened for us,
 /// as far as they are not in `before`.
 fn bpf_fds(before: &[RawFd]) -> Vec<RawFd> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter(|entry| {
@@ -109,7 +110,11 @@ mod xdp {
 
     impl Steer for Steering {
         fn set_port(&mut self, port: u16, ours: bool) -> std::io::Result<()> {
-            let owner = if ours { PortOwner::Luna } else { PortOwner::Kernel };
+            let owner = if ours {
+                PortOwner::Luna
+            } else {
+                PortOwner::Kernel
+            };
             Self::set_port(self, port, owner)
         }
 
@@ -162,7 +167,9 @@ mod xdp {
         let ifindex = link.index;
         let ours = addresses(&control, ifindex);
         if ours.is_empty() {
-            return Err(format!("{name}: the interface has no address (see `ip address`)"));
+            return Err(format!(
+                "{name}: the interface has no address (see `ip address`)"
+            ));
         }
         let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
         let refused = |action: &str, error: std::io::Error| format!("{name}: {action}: {error}");
@@ -207,10 +214,20 @@ mod xdp {
             steward_after: config.steward_after,
         };
         let crew = Crew::new(lanes, manner).map_err(|errno| format!("{name}: {errno}"))?;
-        let place =
-            Place::new(control, ifindex, name.to_owned(), Box::new(steering), lease, fds);
+        let place = Place::new(
+            control,
+            ifindex,
+            name.to_owned(),
+            Box::new(steering),
+            lease,
+            fds,
+        );
         let runtime: &'static Runtime = Box::leak(Box::new(Runtime { crew, place }));
-        let chores = Box::new(Follow { mirror, runtime, broken: false });
+        let chores = Box::new(Follow {
+            mirror,
+            runtime,
+            broken: false,
+        });
         steward::start(&runtime.crew, chores)
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         RUNTIME.set(runtime);
@@ -229,11 +246,10 @@ mod xdp {
         rustix::rand::getrandom(&mut secret, flags)
             .map_err(|errno| format!("no random numbers: {errno}"))?;
         let cell = ShardCell::try_new(|| {
-            let mut pool = Pool::new(parts.area, PoolConfig::default())
+            let mut pool =
+                Pool::new(parts.area, PoolConfig::default()).map_err(|error| error.to_string())?;
+            let mut device = XdpDevice::open(parts.name, &queues, &mut pool, &XdpConfig::default())
                 .map_err(|error| error.to_string())?;
-            let mut device =
-                XdpDevice::open(parts.name, &queues, &mut pool, &XdpConfig::default())
-                    .map_err(|error| error.to_string())?;
             for (queue, socket) in device.sockets() {
                 steering.register(queue, socket).map_err(|error| {
                     format!("{}: cannot steer to queue {queue}: {error}", parts.name)
@@ -263,8 +279,8 @@ mod xdp {
         if config.connect.is_empty() || config.shards != 1 {
             return Ok(None);
         }
-        let lease = Lease::acquire(name, &config.client_ports, 1)
-            .map_err(|error| error.to_string())?;
+        let lease =
+            Lease::acquire(name, &config.client_ports, 1).map_err(|error| error.to_string())?;
         for port in lease.ranges().into_iter().flatten() {
             steering
                 .set_port(port, PortOwner::Luna)
