@@ -1,4 +1,5 @@
-//! Builds what cargo cannot: the XDP steering program. Writes to `OUT_DIR` only.
+//! Builds what cargo cannot: the XDP steering program. Names the shared library. Writes to
+//! `OUT_DIR` only.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,16 @@ use std::process::{Command, exit};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    name_the_library();
     if env::var_os("CARGO_FEATURE_XDP").is_some() {
         compile_steering_program();
     }
+}
+
+/// Gives `libluna.so` the name under which programs linked to it look for it. The number grows
+/// when a function of `luna.h` changes or goes.
+fn name_the_library() {
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libluna.so.0");
 }
 
 /// Compiles `port_redirect.bpf.c` to `OUT_DIR/port_redirect.bpf.o`.

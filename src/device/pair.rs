@@ -263,6 +263,10 @@ impl Device for LinkedEnd {
     fn stats(&self) -> DeviceStats {
         self.stats
     }
+
+    /// There is nothing to give back: a wire of bytes holds no objects of a pool's for long, and
+    /// those under way belong to whoever receives them.
+    fn close(&mut self, _pool: &mut Pool) {}
 }
 
 /// One end of a wire within a thread. Copies headers; payload, too, if the ends use different
@@ -367,6 +371,10 @@ impl Device for LocalEnd {
     fn stats(&self) -> DeviceStats {
         self.stats
     }
+
+    /// There is nothing to give back: a wire of bytes holds no objects of a pool's for long, and
+    /// those under way belong to whoever receives them.
+    fn close(&mut self, _pool: &mut Pool) {}
 }
 
 /// All bytes of a frame.

@@ -41,8 +41,6 @@ pub(crate) struct Sender<P> {
     pub(crate) una: SeqNum,
     /// SND.NXT
     pub(crate) nxt: SeqNum,
-    /// The highest sequence number ever sent: beyond `nxt` only while a window probe is out.
-    pub(crate) max: SeqNum,
     /// SND.WND, in bytes.
     pub(crate) wnd: u32,
     /// SND.WL1
@@ -70,7 +68,7 @@ impl<P: Payload> Sender<P> {
         Self {
             una: iss,
             nxt: iss,
-            max: iss,
+
             wnd: 0,
             wl1: SeqNum::default(),
             wl2: SeqNum::default(),
@@ -90,10 +88,10 @@ impl<P: Payload> Sender<P> {
         self.nxt.distance_from(self.una)
     }
 
-    /// Whether nothing awaits acknowledgment, not even a probe.
+    /// Whether nothing awaits acknowledgment.
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
-        self.una == self.max
+        self.una == self.nxt
     }
 
     /// Bytes written and never sent.
@@ -128,6 +126,20 @@ impl<P: Payload> Sender<P> {
         }
     }
 
+    /// The sequence number for a segment without data. SND.NXT, unless the peer has shrunk its
+    /// window to before that: then what it will still accept.
+    #[inline]
+    pub(crate) fn acceptable_seq(&self) -> SeqNum {
+        let edge = self.una + self.wnd;
+        // A window field is rounded down to its scale, which is not a shrunk window.
+        let rounding = 1u32 << self.shift;
+        if edge.before(self.nxt) && self.nxt.distance_from(edge) >= rounding {
+            edge
+        } else {
+            self.nxt
+        }
+    }
+
     /// Takes the window of a handshake segment.
     pub(crate) fn set_window(&mut self, seq: SeqNum, ack: SeqNum, wnd: u32) {
         self.wnd = wnd;
@@ -151,13 +163,12 @@ impl<P: Payload> Sender<P> {
         changed
     }
 
-    /// The peer acknowledges everything before `ack`, which is in (SND.UNA, SND.MAX].
+    /// The peer acknowledges everything before `ack`, whichis in (SND.UNA, SND.NXT].
     #[inline]
     pub(crate) fn advance(&mut self, ack: SeqNum) {
         // The window's right edge stays where it was until the segment's own window is taken.
         self.wnd = self.wnd.saturating_sub(ack.distance_from(self.una));
         self.una = ack;
-        self.nxt = self.nxt.latest(ack);
         self.queue.release_until(ack);
     }
 
@@ -215,7 +226,7 @@ impl<P: Payload> Sender<P> {
         //#  or until the TCP endpoint can send a full-sized segment"
         // With the modification of Appendix A.3 (Minshall): only an unacknowledged *small*
         // segment holds the next one back, so the tail of a large write goes out at once.
-        if !manners.nodelay && !self.is_quiet() && self.small.after(self.una) {
+        if !manners.nodelay && self.flight() > 0 && self.small.after(self.una) {
             return Some(Plan::Nagle);
         }
         None
@@ -224,7 +235,7 @@ impl<P: Payload> Sender<P> {
     /// `len` bytes (and `fin`) from SND.NXT on have been sent; `full`: as many as fit.
     pub(crate) fn on_sent(&mut self, len: u32, fin: bool, full: bool) {
         self.nxt = self.nxt + len + u32::from(fin);
-        self.max = self.max.latest(self.nxt);
+
         if !full {
             self.small = self.nxt;
         }

@@ -68,3 +68,20 @@ fn a_run_repeats_itself() {
         assert_eq!(Scenario::random(seed).run(), Scenario::random(seed).run());
     }
 }
+
+/// Lists the failing seeds of a range: `LUNA_SIM_SURVEY=0..9999`.
+#[test]
+fn survey() {
+    let Ok(range) = std::env::var("LUNA_SIM_SURVEY") else { return };
+    let (first, last) = range.split_once("..").unwrap();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("MESSAGE {}", info.to_string().replace('\n', " "));
+    }));
+    for seed in first.parse::<u64>().unwrap()..=last.parse().unwrap() {
+        if std::panic::catch_unwind(|| Scenario::random(seed).run()).is_err() {
+            eprintln!("FAILED {seed}");
+        }
+    }
+    std::panic::set_hook(hook);
+}

@@ -23,7 +23,7 @@ impl<P: Payload> Connection<P> {
         //# "The ACK value is considered acceptable only if it is in the range of
         //#  ((SND.UNA - MAX.SND.WND) <= SEG.ACK <= SND.NXT). All incoming segments whose ACK
         //#  value doesn't satisfy the above condition MUST be discarded and an ACK sent back."
-        if h.ack.after(self.tx.max) || h.ack.before(una - self.tx.max_wnd) {
+        if h.ack.after(self.tx.nxt) || h.ack.before(una - self.tx.max_wnd) {
             self.challenge(now);
             return false;
         }
@@ -60,10 +60,10 @@ impl<P: Payload> Connection<P> {
             self.counters.dsacks_in += 1;
         }
         let una = self.tx.una.latest(h.ack);
-        self.scoreboard.update(blocks, una, self.tx.max, self.mss)
+        self.scoreboard.update(blocks, una, self.tx.nxt, self.mss)
     }
 
-    /// SEG.ACK is in (SND.UNA, SND.MAX]: new data is acknowledged.
+    /// SEG.ACK is in (SND.UNA, SND.NXT]: new data is acknowledged.
     pub(super) fn on_new_ack(&mut self, now: Instant, h: &TcpHeader) {
         let acked = h.ack.distance_from(self.tx.una);
         let payload_before = self.tx.queue.len();
@@ -152,10 +152,8 @@ impl<P: Payload> Connection<P> {
         match self.recovery.phase {
             Phase::Timeout => return,
             Phase::Fast => {
-                // Never more than what is out can have left the network: a peer that invents
-                // duplicates gains nothing (RFC 5681 §3.2 step 4 allows the limit).
-                if !sack && self.congestion.cwnd() < self.dup_ack_ceiling() {
-                    self.congestion.inflate();
+                if !sack {
+                    self.inflate();
                 }
                 return;
             }
@@ -184,9 +182,17 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// cwnd beyond this lets nothing more out than every outstanding segment's departure would.
-    fn dup_ack_ceiling(&self) -> u32 {
-        self.tx.flight().saturating_add(self.congestion.ssthresh())
+    /// A duplicate ACK in fast recovery without SACK: one more segment has left the network.
+    fn inflate(&mut self) {
+        //= RFC 5681 §3.2
+        //# "A TCP MAY therefore limit the number of times cwnd is artificially inflated during
+        //#  loss recovery to the number of outstanding segments"
+        // Then a peer gains nothing by inventing duplicates.
+        let outstanding = self.recovery.recover.distance_from(self.tx.una);
+        self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
+        if self.recovery.dup_acks.saturating_mul(self.mss) <= outstanding {
+            self.congestion.inflate();
+        }
     }
 
     fn enter_fast_recovery(&mut self, now: Instant, sack: bool) {
@@ -239,7 +245,17 @@ impl<P: Payload> Connection<P> {
         if age_ms > ECHO_AGE_MAX_MS {
             return false;
         }
-        self.rtt.on_sample(Duration::from_millis(u64::from(age_ms)));
+        // A duplicate does not refresh the echo. When it was the ACK that got lost, what our
+        // retransmission provoked still echoes the first transmission, and the age is the
+        // timeout's, not the path's: each would feed the next. An answer that comes sooner than
+        // any has is one to the first transmission, and a valid measurement.
+        let resent = now.saturating_since(self.recovery.resent_at);
+        let echoes_earlier = u64::from(age_ms) > resent.as_millis() + 1;
+        if echoes_earlier && self.rtt.min_rtt().is_some_and(|min| resent >= min) {
+            return false;
+        }
+        self.rtt
+            .on_coarse_sample(Duration::from_millis(u64::from(age_ms)));
         true
     }
 

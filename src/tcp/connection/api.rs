@@ -71,6 +71,29 @@ impl<P: Payload> Connection<P> {
         }
     }
 
+    /// Bytes in the last payload written, as far as they are unacknowledged. To fill it up with
+    /// [`append`](Self::append) makes sense while it is shorter than a segment.
+    pub fn tail_len(&self) -> usize {
+        self.tx.queue.tail_len()
+    }
+
+    /// The application will write no more, or nobody will read what it writes.
+    pub fn is_send_closed(&self) -> bool {
+        self.tx.fin
+            || self.flags.intersects(Flags::ORPHAN | Flags::CLOSE_QUEUED)
+            || self.state == State::Closed
+    }
+
+    /// The application found no room: [`Event::Writable`](super::Event::Writable) is to follow.
+    pub fn want_write(&mut self) {
+        self.flags |= Flags::WRITER_WAITS;
+    }
+
+    /// Payload bytes of a full segment: Eff.snd.MSS of RFC 9293 §3.7.1.
+    pub fn mss(&self) -> u32 {
+        self.mss
+    }
+
     /// Takes back what an earlier write said with `more`: what is queued may go.
     pub fn flush(&mut self) {
         self.tx.on_written(false);
@@ -185,8 +208,7 @@ impl<P: Payload> Connection<P> {
         self.flags |= Flags::ORPHAN;
         match self.state {
             //= RFC 9293 §3.10.5
-            //# "CLOSING STATE LAST-ACK STATE TIME-WAIT STATE: Respond with "ok" and delete the
-            //#  TCB, enter CLOSED state, and return."
+            //# "Respond with "ok" and delete the TCB, enter CLOSED state, and return."
             State::Closing | State::LastAck | State::TimeWait => {
                 self.transition(Input::Delete, now);
             }
@@ -282,9 +304,7 @@ impl<P: Payload> Connection<P> {
         let before = self.mss;
         self.apply_mss();
         if lowered && self.mss < before && self.state.is_synchronized() && self.tx.flight() > 0 {
-            //= RFC 1191 §6.5
-            //# "the retransmission should not be treated as a congestion signal" (in substance:
-            //# cwnd and ssthresh stay)
+            // A packet that was too big is no sign of congestion: cwnd and ssthresh stay.
             self.recovery
                 .restart(Phase::Timeout, self.tx.una, self.tx.nxt);
         }

@@ -97,10 +97,8 @@ bitflags! {
         const RST_PENDING = 1 << 4;
         /// An acknowledgment is to be sent in this turn.
         const ACK_NOW = 1 << 5;
-        /// The persist timer expired: send a window probe.
+/// A window or keepalive probe is to be sent.
         const PROBE_PENDING = 1 << 6;
-        /// Send a keepalive probe.
-        const KEEPALIVE_PENDING = 1 << 7;
         /// Small segments have waited long enough.
         const FLUSH = 1 << 8;
         /// The application has let go: nobody will read or write any more.
@@ -235,7 +233,6 @@ impl<P: Payload> Connection<P> {
         let mut c = Self::accept(cfg, ports, iss, ts_offset, syn, now);
         c.flags -= Flags::SYN_PENDING;
         c.tx.nxt = iss + 1;
-        c.tx.max = c.tx.nxt;
         let _ = c.rx.advertise_unscaled();
         c.syn_sent_at = syn_ack_sent_at;
         c.syn_timeouts = retransmissions;
@@ -358,11 +355,7 @@ impl<P: Payload> Connection<P> {
         self.tx.queue.clear();
         self.scoreboard.clear();
         self.ack.dups = 0;
-        self.flags -= Flags::SYN_PENDING
-            | Flags::ACK_NOW
-            | Flags::PROBE_PENDING
-            | Flags::KEEPALIVE_PENDING
-            | Flags::FLUSH;
+        self.flags -= Flags::SYN_PENDING | Flags::ACK_NOW | Flags::PROBE_PENDING | Flags::FLUSH;
         self.raise(Event::Closed);
     }
 
@@ -379,8 +372,8 @@ impl<P: Payload> Connection<P> {
     #[cold]
     fn reset_peer(&mut self, now: Instant) {
         //= RFC 9293 §3.10.5
-        //# "Send a reset segment: <SEQ=SND.NXT><CTL=RST> All queued SENDs and RECEIVEs should
-        //#  be given "connection reset" notification"
+        //# "Send a reset segment: <SEQ=SND.NXT><CTL=RST> ... all segments queued for transmission
+        //#  (except for the RST formed above) or retransmission should be flushed."
         if self.state.is_synchronized() || self.state == State::SynReceived {
             self.flags |= Flags::RST_PENDING;
         }

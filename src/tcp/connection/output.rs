@@ -39,23 +39,18 @@ impl<P: Payload> Connection<P> {
         }
         if self.ack.dups > 0 {
             self.ack.dups -= 1;
-            return Some(self.emit_ack(now, self.tx.nxt));
+            return Some(self.emit_ack(now, self.tx.acceptable_seq()));
         }
         if self.state.may_transmit_data()
             && let Some(out) = self.next_data(now)
         {
             return Some(out);
         }
-        if self.flags.contains(Flags::KEEPALIVE_PENDING) {
-            self.flags -= Flags::KEEPALIVE_PENDING;
-            self.counters.probes += 1;
-            //= RFC 9293 §3.8.4
-            //# "such a segment generally contains SEG.SEQ = SND.NXT-1 and may or may not
-            //#  contain one garbage octet of data"
-            return Some(self.emit_ack(now, self.tx.una - 1));
+        if self.flags.contains(Flags::PROBE_PENDING) {
+            return Some(self.emit_probe(now));
         }
         if self.flags.contains(Flags::ACK_NOW) {
-            return Some(self.emit_ack(now, self.tx.nxt));
+            return Some(self.emit_ack(now, self.tx.acceptable_seq()));
         }
         None
     }
@@ -68,14 +63,8 @@ impl<P: Payload> Connection<P> {
                 return Some(out);
             }
         }
-        if !self.tx.is_quiet() && self.recovery.phase != Phase::Open {
+        if self.tx.flight() > 0 && self.recovery.phase != Phase::Open {
             return self.next_in_recovery(now);
-        }
-        if self.flags.contains(Flags::PROBE_PENDING) {
-            self.flags -= Flags::PROBE_PENDING;
-            if let Some(out) = self.emit_probe(now) {
-                return Some(out);
-            }
         }
         if self.tx.unsent() == 0 && !self.tx.fin_unsent() {
             self.on_blocked(now, Plan::Nothing, self.in_flight());
@@ -89,7 +78,7 @@ impl<P: Payload> Connection<P> {
     /// RFC 5681 §4.1, before the first transmission after an idle time.
     #[inline]
     fn restart_if_idle(&mut self, now: Instant) {
-        if self.tx.is_quiet() && now.saturating_since(self.last_out_at) > self.rtt.rto() {
+        if self.tx.flight() == 0 && now.saturating_since(self.last_out_at) > self.rtt.rto() {
             self.congestion.on_idle();
         }
     }
@@ -122,10 +111,8 @@ impl<P: Payload> Connection<P> {
         let limited = self.recovery.phase == Phase::Open && self.recovery.dup_acks > 0;
         if limited && !self.flags.contains(Flags::SACK) {
             //= RFC 3042 §2
-            //# "the TCP sender ... SHOULD ... transmit a segment of previously unsent data upon
-            //#  the arrival of the first two consecutive duplicate ACKs ... the amount of
-            //#  outstanding data would remain less than or equal to the congestion window plus
-            //#  two segments"
+            //# "a TCP sender to transmit new data upon the arrival of the first two consecutive
+            //#  duplicate ACKs"
             window = window.saturating_add(self.recovery.dup_acks.min(2).saturating_mul(self.mss));
         }
         let manners = Manners {
@@ -160,7 +147,7 @@ impl<P: Payload> Connection<P> {
             self.usage_mark = self.tx.nxt;
         }
         // With something in flight, its acknowledgment is the occasion to look again.
-        if !self.tx.is_quiet() || self.timers.is_armed(Timer::Persist) {
+        if self.tx.flight() > 0 || self.timers.is_armed(Timer::Persist) {
             return;
         }
         match plan {
@@ -290,6 +277,7 @@ impl<P: Payload> Connection<P> {
         self.counters.retransmits += 1;
         self.counters.bytes_retransmitted += u64::from(len);
         self.recovery.timed = None;
+        self.recovery.resent_at = now;
         self.recovery.high_rxt = self.recovery.high_rxt.latest(end + u32::from(fin));
         if !self.timers.is_armed(Timer::Retransmit) {
             self.arm_retransmit(now);
@@ -299,16 +287,14 @@ impl<P: Payload> Connection<P> {
 
     fn emit_new(&mut self, now: Instant, len: u32, fin: bool, mss: u32) -> SegmentOut<P> {
         let start = self.tx.nxt;
-        if self.tx.is_quiet() {
+        if self.tx.flight() == 0 {
             self.progress_at = now;
         }
         let (payload, taken) = self.tx.queue.gather(start, len);
         // A segment may have too few pieces for its length: then the rest, and FIN, follow.
         let fin = fin && taken == len;
-        let before = self.tx.max;
         self.tx.on_sent(taken, fin, taken == mss || taken < len);
-        let fresh = self.tx.max.distance_from(before);
-        self.counters.bytes_out += u64::from(fresh.min(taken));
+        self.counters.bytes_out += u64::from(taken);
         //= RFC 6298 §5.1
         //# "Every time a packet containing data is sent (including a retransmission), if the
         //#  timer is not running, start it running so that it will expire after RTO seconds"
@@ -316,32 +302,30 @@ impl<P: Payload> Connection<P> {
             self.arm_retransmit(now);
         }
         self.timers.disarm(Timer::Persist);
+        self.flags -= Flags::PROBE_PENDING;
         self.persist_backoff = 0;
-        if self.recovery.timed.is_none() && start == before {
+        if self.recovery.timed.is_none() {
             self.recovery.timed = Some(Timed {
                 end: self.tx.nxt,
                 sent_at: now,
             });
         }
-        self.emit_data(now, start, payload, taken, fin, start.before(before))
+        self.emit_data(now, start, payload, taken, fin, false)
     }
 
-    /// A zero-window probe: the next octet, or FIN, beyond the window.
+    /// A window or keepalive probe: a segment that the peer can't accept and must answer.
+    ///
+    /// It repeats an old sequence number and carries nothing. An octet of new data would be
+    /// the other way (RFC 9293 §3.8.6.1), but until its acknowledgment arrives neither side
+    /// knows whether SND.NXT lies inside the peer's window, so two hosts that probe each other
+    /// can end up with every pure ACK unacceptable to the other.
     #[cold]
-    fn emit_probe(&mut self, now: Instant) -> Option<SegmentOut<P>> {
-        //= RFC 9293 §3.8.6.1
-        //# "The sending TCP peer must regularly transmit at least one octet of new data (if
-        //#  available), or retransmit to the receiving TCP peer even if the send window is zero"
-        let start = self.tx.nxt;
-        let (payload, len) = self.tx.queue.gather(start, self.tx.unsent().min(1));
-        let fin = len == 0 && self.tx.fin_unsent();
-        if len == 0 && !fin {
-            return None;
-        }
+    fn emit_probe(&mut self, now: Instant) -> SegmentOut<P> {
+        self.flags -= Flags::PROBE_PENDING;
         self.counters.probes += 1;
-        let retransmission = start.before(self.tx.max);
-        self.tx.max = self.tx.max.latest(start + len + u32::from(fin));
-        Some(self.emit_data(now, start, payload, len, fin, retransmission))
+        //= RFC 9293 §3.8.4
+        //# "an implementation SHOULD send a keep-alive segment with no data (SHLD-12)"
+        self.emit_ack(now, self.tx.una - 1)
     }
 
     /// Payload bytes that fit into a segment sent now.
@@ -440,15 +424,22 @@ impl<P: Payload> Connection<P> {
     /// A SYN, a SYN-ACK, or a reset.
     #[cold]
     fn emit_control(&mut self, now: Instant) -> SegmentOut<P> {
-        let retransmission = self.tx.max != self.iss && self.flags.contains(Flags::SYN_PENDING);
+        let retransmission = self.tx.nxt != self.iss && self.flags.contains(Flags::SYN_PENDING);
         let header = if self.flags.contains(Flags::RST_PENDING) {
             self.flags -= Flags::RST_PENDING;
+            let mut options = TcpOptions::default();
+            if self.flags.contains(Flags::TIMESTAMPS) {
+                //= RFC 7323 §3.2
+                //# "and SHOULD be sent in an <RST> segment"
+                options.timestamps = Some(self.stamp(now));
+            }
             TcpHeader {
                 src_port: self.ports.local,
                 dst_port: self.ports.remote,
                 seq: self.tx.nxt,
                 ack: self.rx.nxt,
                 flags: TcpFlags::RST | TcpFlags::ACK,
+                options,
                 ..TcpHeader::default()
             }
         } else {
@@ -465,11 +456,10 @@ impl<P: Payload> Connection<P> {
 
     fn emit_syn(&mut self, now: Instant) -> TcpHeader {
         self.flags -= Flags::SYN_PENDING;
-        if self.tx.max != self.iss {
+        if self.tx.nxt != self.iss {
             self.flags |= Flags::SYN_RESENT;
         } else {
             self.tx.nxt = self.iss + 1;
-            self.tx.max = self.tx.nxt;
             self.syn_sent_at = now;
             self.progress_at = now;
         }

@@ -1,8 +1,8 @@
 // Steers TCP packets to luna's AF_XDP sockets by destination port; everything else is the kernel's.
 //
 // A packet is redirected only if all of this holds, and passed to the kernel untouched otherwise:
-//   - Ethernet, at most two VLAN tags, IPv4 that is not a fragment or IPv6 without extension
-//     headers, TCP, all headers in the first buffer;
+//   - Ethernet without a VLAN tag (a tagged frame belongs to another interface), IPv4 that is not
+//     a fragment or IPv6 without extension headers, TCP, all headers in the first buffer;
 //   - its destination is an address of this host on this interface (a router or a bridge keeps
 //     what it forwards);
 //   - its destination port is ours, and where it is ours only conditionally, the kernel has no
@@ -82,16 +82,11 @@ static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, void *tuple, u32 size, 
 
 // --- headers on the wire ---------------------------------------------------------------------
 
-enum { ETH_P_IP = 0x0800, ETH_P_8021Q = 0x8100, ETH_P_IPV6 = 0x86dd, ETH_P_8021AD = 0x88a8 };
-enum { PROTOCOL_TCP = 6, VLAN_TAGS_MAX = 2 };
+enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
+enum { PROTOCOL_TCP = 6 };
 
 struct ethernet {
 	u8 dst[6], src[6];
-	u16 type;
-} __attribute__((packed));
-
-struct vlan {
-	u16 tci;
 	u16 type;
 } __attribute__((packed));
 
@@ -188,17 +183,6 @@ INLINE int parse(struct xdp_md *ctx, struct flow *flow)
 		return 0;
 	u16 type = eth->type;
 	at = eth + 1;
-
-#pragma unroll
-	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
-		if (type != be16(ETH_P_8021Q) && type != be16(ETH_P_8021AD))
-			break;
-		struct vlan *tag = at;
-		if ((void *)(tag + 1) > end)
-			return 0;
-		type = tag->type;
-		at = tag + 1;
-	}
 
 	if (type == be16(ETH_P_IP)) {
 		struct ipv4 *ip = at;

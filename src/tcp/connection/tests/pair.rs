@@ -58,6 +58,15 @@ struct Side {
     over: bool,
 }
 
+impl Side {
+    /// Whether the application could do something if it looked.
+    fn has_work(&self) -> bool {
+        let writes = self.written < self.to_write && self.c.send_space() > 0;
+        let ends = self.written == self.to_write && !self.c.tx.fin;
+        self.c.readable_bytes() > 0 || writes || (ends && self.c.state() != State::SynSent)
+    }
+}
+
 struct Flight {
     at: Instant,
     to: usize,
@@ -124,6 +133,23 @@ impl World {
 
     fn send(&mut self, from: usize, segment: SegmentOut<Bytes>) {
         self.check_sent(from, &segment);
+        if std::env::var_os("TRACE").is_some() {
+            let h = &segment.header;
+            let (me, peer) = (self.sides[from].iss, self.sides[1 - from].iss);
+            eprintln!(
+                "{:?} {from} {:?} {} len {} ack {} win {} {:?} {:?} rtx {} rto {:?}",
+                self.now,
+                h.flags,
+                h.seq.distance_from(SeqNum::new(me)),
+                segment.payload_len,
+                h.ack.distance_from(SeqNum::new(peer)),
+                h.window,
+                h.options.timestamps,
+                h.options.sack,
+                segment.retransmission,
+                self.sides[from].c.rtt.rto()
+            );
+        }
         let copies = if self.random.percent(self.plan.loss) {
             0
         } else if self.random.percent(self.plan.duplication) {
@@ -145,16 +171,14 @@ impl World {
         }
     }
 
-    /// No send beyond the window: except for a probe of one octet (or FIN), nothing lies
-    /// beyond what the peer has ever promised.
+    /// No send beyond the window: nothing lies beyond what the peer has ever promised.
     fn check_sent(&mut self, from: usize, segment: &SegmentOut<Bytes>) {
         let h = &segment.header;
-        let probe = segment.payload_len <= 1;
         if segment.payload_len > 0
             && let Some(edge) = self.sides[from].edge
         {
             let end = h.seq + segment.payload_len;
-            assert!(end.before_eq(edge) || probe, "{end:?} beyond {edge:?}");
+            assert!(end.before_eq(edge), "{end:?} beyond {edge:?}");
         }
         if h.flags.contains(TcpFlags::ACK) && !h.flags.contains(TcpFlags::RST) {
             let scaled = !h.flags.contains(TcpFlags::SYN);
@@ -165,8 +189,10 @@ impl World {
             };
             let edge = h.ack + (u32::from(h.window) << shift);
             let known = &mut self.sides[1 - from].edge;
+            // By less than the unit of the field it may (RFC 7323 §2.4).
+            let slack = (1 << shift) - 1;
             assert!(
-                known.is_none_or(|k| k.before_eq(edge)) || h.flags.contains(TcpFlags::SYN),
+                known.is_none_or(|k| k.before_eq(edge + slack)) || h.flags.contains(TcpFlags::SYN),
                 "the window shrank"
             );
             *known = Some(known.map_or(edge, |k| k.latest(edge)));
@@ -197,16 +223,12 @@ impl World {
         let una = c.tx.una.distance_from(SeqNum::new(side.iss));
         assert!(una >= side.una, "SND.UNA moved back");
         side.una = una;
-        assert!(c.tx.una.before_eq(c.tx.nxt) && c.tx.nxt.before_eq(c.tx.max));
+        assert!(c.tx.una.before_eq(c.tx.nxt));
         let armed = |t| c.timers.is_armed(t);
         if c.state() != State::Closed && c.state() != State::TimeWait {
             assert!(
                 c.tx.flight() == 0 || armed(Timer::Retransmit),
                 "in flight without a timer"
-            );
-            assert!(
-                c.tx.max == c.tx.nxt || armed(Timer::Persist),
-                "a probe without a timer"
             );
             let waiting = c.state().may_transmit_data() && (c.tx.unsent() > 0 || c.tx.fin_unsent());
             let timed = armed(Timer::Retransmit) || armed(Timer::Persist);
@@ -268,7 +290,8 @@ impl World {
                 break;
             }
         }
-        if side.written == side.to_write {
+        // CLOSE in SYN-SENT would delete the connection.
+        if side.written == side.to_write && side.c.state() != State::SynSent {
             side.c.shutdown_write(self.now);
         }
         while side.c.readable_bytes() > 0 && !self.random.percent(self.plan.laziness) {
@@ -319,10 +342,13 @@ impl World {
                 }
             }
             if self.wake <= self.now {
-                self.wake = self.now + Duration::from_micros(50 + self.random.below(3000));
+                self.wake = Instant::FAR_FUTURE;
                 for i in 0..2 {
                     self.application(i);
                 }
+            }
+            if self.wake == Instant::FAR_FUTURE && self.sides.iter().any(Side::has_work) {
+                self.wake = self.now + Duration::from_micros(50 + self.random.below(3000));
             }
         }
         panic!(
@@ -391,7 +417,7 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn every_byte_arrives_exactly_once(plan in plan()) {
