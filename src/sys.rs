@@ -8,13 +8,13 @@
 mod event;
 mod fd;
 mod guard;
-mod leaked;
 pub mod internal;
+mod leaked;
 mod lock;
 
 pub use event::*;
 pub use fd::*;
-pub use guard::{ForkState, fork_state, fork_guard_rearm};
+pub use guard::{ForkState, fork_guard_rearm, fork_state};
 pub use leaked::Leaked;
 pub use lock::{ForkMutex, ForkMutexGuard, fork_epoch, fork_epoch_advance};
 

@@ -54,7 +54,11 @@ fn compiles(compiler: &str, extension: &str, options: &[&str]) {
         .arg(&source)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -75,7 +79,11 @@ fn exported(library: &Path) -> Vec<String> {
         .arg(library)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let mut names: Vec<String> = String::from_utf8(output.stdout)
         .unwrap()
         .lines()
@@ -100,16 +108,26 @@ fn the_library_exports_what_is_listed() {
     }
     let listed = std::fs::read_to_string(&path).unwrap_or_default();
     let listed: Vec<&str> = listed.lines().collect();
-    assert_eq!(listed, exported, "capi-tests/symbols.txt: LUNA_BLESS=1 rewrites it");
+    assert_eq!(
+        listed, exported,
+        "capi-tests/symbols.txt: LUNA_BLESS=1 rewrites it"
+    );
     let header = generated();
     for name in exported {
-        assert!(header.contains(&format!("{name}(")), "{name} is not in the header");
+        assert!(
+            header.contains(&format!("{name}(")),
+            "{name} is not in the header"
+        );
     }
 }
 
 #[test]
 fn the_library_has_its_name() {
-    let output = Command::new("readelf").arg("-d").arg(library()).output().unwrap();
+    let output = Command::new("readelf")
+        .arg("-d")
+        .arg(library())
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("[libluna.so.0]"), "{text}");
 }

@@ -99,7 +99,15 @@ pub unsafe extern "C" fn luna_epoll_pwait(
     timeout: c_int,
     sigmask: *const sigset_t,
 ) -> c_int {
-    ended(forward!(epoll_pwait, epfd, events, maxevents, timeout, sigmask, SIGSET_BYTES))
+    ended(forward!(
+        epoll_pwait,
+        epfd,
+        events,
+        maxevents,
+        timeout,
+        sigmask,
+        SIGSET_BYTES
+    ))
 }
 
 /// `epoll_pwait2(2)`.
@@ -119,7 +127,15 @@ pub unsafe extern "C" fn luna_epoll_pwait2(
     timeout: *const timespec,
     sigmask: *const sigset_t,
 ) -> c_int {
-    ended(forward!(epoll_pwait2, epfd, events, maxevents, timeout, sigmask, SIGSET_BYTES))
+    ended(forward!(
+        epoll_pwait2,
+        epfd,
+        events,
+        maxevents,
+        timeout,
+        sigmask,
+        SIGSET_BYTES
+    ))
 }
 
 /// `poll(2)`.
@@ -137,7 +153,11 @@ pub unsafe extern "C" fn luna_poll(fds: *mut pollfd, nfds: nfds_t, timeout: c_in
         tv_sec: i64::from(timeout / 1000),
         tv_nsec: i64::from(timeout % 1000) * 1_000_000,
     };
-    let limit = if timeout < 0 { core::ptr::null() } else { core::ptr::from_ref(&limit) };
+    let limit = if timeout < 0 {
+        core::ptr::null()
+    } else {
+        core::ptr::from_ref(&limit)
+    };
     // SAFETY: the caller's contract; no mask.
     unsafe { luna_ppoll(fds, nfds, limit, core::ptr::null()) }
 }
@@ -161,7 +181,9 @@ pub unsafe extern "C" fn luna_ppoll(
     // The system call changes its timeout; the function does not.
     // SAFETY: null, or the caller vouches for it.
     let mut limit = unsafe { timeout.as_ref() }.copied();
-    let limit = limit.as_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
+    let limit = limit
+        .as_mut()
+        .map_or(core::ptr::null_mut(), core::ptr::from_mut);
     ended(forward!(ppoll, fds, nfds, limit, sigmask, SIGSET_BYTES))
 }
 
@@ -188,7 +210,9 @@ pub unsafe extern "C" fn luna_select(
         tv_sec: given.tv_sec.saturating_add(given.tv_usec / 1_000_000),
         tv_nsec: given.tv_usec % 1_000_000 * 1000,
     });
-    let pointer = limit.as_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
+    let pointer = limit
+        .as_mut()
+        .map_or(core::ptr::null_mut(), core::ptr::from_mut);
     let none: *const sigset_t = core::ptr::null();
     let result = forward!(pselect6, nfds, readfds, writefds, exceptfds, pointer, none);
     if let (Some(given), Some(left)) = (given, limit) {
@@ -218,8 +242,12 @@ pub unsafe extern "C" fn luna_pselect(
 ) -> c_int {
     // SAFETY: null, or the caller vouches for it.
     let mut limit = unsafe { timeout.as_ref() }.copied();
-    let limit = limit.as_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
+    let limit = limit
+        .as_mut()
+        .map_or(core::ptr::null_mut(), core::ptr::from_mut);
     let mask = [sigmask as usize, SIGSET_BYTES];
     let mask = core::ptr::from_ref(&mask);
-    ended(forward!(pselect6, nfds, readfds, writefds, exceptfds, limit, mask))
+    ended(forward!(
+        pselect6, nfds, readfds, writefds, exceptfds, limit, mask
+    ))
 }

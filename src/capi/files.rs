@@ -147,9 +147,7 @@ pub unsafe extern "C" fn luna_ioctl(fd: c_int, request: c_ulong, arg: c_long) ->
                 unsafe { pointer.write_unaligned(value) };
                 Ok(0)
             }
-            IoctlAnswer::Forward => {
-                forward!(ioctl, fd, request, arg).map(|value| value as c_int)
-            }
+            IoctlAnswer::Forward => forward!(ioctl, fd, request, arg).map(|value| value as c_int),
         }
     })
 }
@@ -182,11 +180,14 @@ pub unsafe extern "C" fn luna_fd_internal(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_fd_next(fd: c_int) -> c_int {
     let first = u32::try_from(fd).unwrap_or(0);
-    let tracked = socket::table::ours(first, u32::MAX).next().map(|(fd, _)| fd);
-    let kept = internal::internal_fds().into_iter().find(|kept| kept.cast_unsigned() >= first);
+    let tracked = socket::table::ours(first, u32::MAX)
+        .next()
+        .map(|(fd, _)| fd);
+    let kept = internal::internal_fds()
+        .into_iter()
+        .find(|kept| kept.cast_unsigned() >= first);
     match (tracked, kept) {
         (Some(tracked), Some(kept)) => tracked.min(kept),
         (one, other) => one.or(other).unwrap_or(-1),
     }
 }
-

@@ -1,12 +1,16 @@
 //! Questions about luna itself.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::CString;
+
+use once_cell::race::OnceBox;
 
 use super::macros::entry;
+use crate::logging;
 use crate::socket::description::{self, Kind};
 use crate::socket::reason::Reason;
-use crate::socket::{addr, policy, report, runtime, table};
-use crate::sys::{Errno, ForkMutex, SOCKADDR_BYTES_MAX};
+use crate::socket::{addr, policy, runtime, table};
+use crate::sys::{Errno, SOCKADDR_BYTES_MAX};
 
 /// What `luna_fd_info` tells of a descriptor.
 ///
@@ -65,16 +69,6 @@ pub const LUNA_FD_EPOLL: u32 = 6;
 pub type LunaLogCallback =
     Option<unsafe extern "C" fn(userdata: *mut c_void, level: c_int, line: *const c_char)>;
 
-#[derive(Clone, Copy, Default)]
-struct LogTarget {
-    callback: LunaLogCallback,
-    /// The caller's pointer, as a number: it is only handed back.
-    userdata: usize,
-}
-
-static LOG_TARGET: ForkMutex<LogTarget> =
-    ForkMutex::new(LogTarget { callback: None, userdata: 0 });
-
 /// The version of the library, such as `0.1.0`.
 ///
 /// # Safety
@@ -105,7 +99,11 @@ pub unsafe extern "C" fn luna_version() -> *const c_char {
 /// None.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_active() -> c_int {
-    if runtime::shards() > 0 { 2 } else { c_int::from(policy::get().is_wanted) }
+    if runtime::shards() > 0 {
+        2
+    } else {
+        c_int::from(policy::get().is_wanted)
+    }
 }
 
 /// Whether luna must see calls on a descriptor: 0, it is not ours; 1, calls are served by the
@@ -180,7 +178,9 @@ fn describe(fd: c_int) -> luna_fd_info {
         local: [0; LUNA_ADDRESS_BYTES],
         peer: [0; LUNA_ADDRESS_BYTES],
     };
-    let Some(pin) = description::pin_fd(fd) else { return told };
+    let Some(pin) = description::pin_fd(fd) else {
+        return told;
+    };
     told.kind = match pin.kind() {
         Kind::Provisional => LUNA_FD_PROVISIONAL,
         Kind::Kernel => LUNA_FD_KERNEL,
@@ -191,7 +191,7 @@ fn describe(fd: c_int) -> luna_fd_info {
     };
     let reason = pin.reason();
     told.reason = u32::from(reason as u8);
-    told.reason_text = reason_text(reason).as_ptr();
+    told.reason_text = reason_text(reason);
     told.descriptors = pin.descriptors();
     if let Some(name) = pin.stream() {
         told.shard = i32::try_from(name.shard).unwrap_or(-1);
@@ -216,8 +216,20 @@ fn describe(fd: c_int) -> luna_fd_info {
     told
 }
 
-const fn reason_text(reason: Reason) -> &'static CStr {
-    reason.c_name()
+/// The names of all reasons as C strings, made once.
+fn reason_text(reason: Reason) -> *const c_char {
+    static TEXTS: OnceBox<Vec<CString>> = OnceBox::new();
+    let texts = TEXTS.get_or_init(|| {
+        let names = Reason::ALL.iter();
+        Box::new(
+            names
+                .map(|reason| CString::new(reason.name()).unwrap_or_default())
+                .collect(),
+        )
+    });
+    let at = Reason::ALL.iter().position(|&other| other == reason);
+    at.and_then(|at| texts.get(at))
+        .map_or(c"".as_ptr(), |text| text.as_ptr())
 }
 
 /// Sends luna's messages to `callback` instead of stderr; a null callback: to stderr again.
@@ -234,16 +246,24 @@ pub unsafe extern "C" fn luna_set_log_callback(
     callback: LunaLogCallback,
     userdata: *mut c_void,
 ) -> c_int {
-    *LOG_TARGET.lock() = LogTarget { callback, userdata: userdata as usize };
-    report::set_sink(callback.map(|_| to_callback as report::Sink));
+    // As a number: it is only handed back, from whatever thread.
+    let userdata = userdata as usize;
+    logging::set_callback(callback.map(|callback| {
+        Box::new(move |level: log::Level, line: &str| {
+            let Ok(line) = CString::new(line) else { return };
+            // SAFETY: whoever set the callback vouches for it and its argument; the line is a C
+            // string that outlives the call.
+            unsafe { callback(userdata as *mut c_void, syslog_level(level), line.as_ptr()) };
+        }) as logging::Callback
+    }));
     0
 }
 
-fn to_callback(level: i32, line: &str) {
-    let target = *LOG_TARGET.lock();
-    let Some(callback) = target.callback else { return };
-    let Ok(line) = std::ffi::CString::new(line) else { return };
-    // SAFETY: whoever set the callback vouches for it and its argument; the line is a C string
-    // that outlives the call.
-    unsafe { callback(target.userdata as *mut c_void, level, line.as_ptr()) };
+const fn syslog_level(level: log::Level) -> c_int {
+    match level {
+        log::Level::Error => libc::LOG_ERR,
+        log::Level::Warn => libc::LOG_WARNING,
+        log::Level::Info => libc::LOG_INFO,
+        log::Level::Debug | log::Level::Trace => libc::LOG_DEBUG,
+    }
 }

@@ -26,7 +26,10 @@ fn moved(count: usize) -> Result<ssize_t, Errno> {
 }
 
 fn vector_count(count: c_int) -> Result<usize, Errno> {
-    usize::try_from(count).ok().filter(|&count| count <= VECTORS_MAX).ok_or(Errno::INVAL)
+    usize::try_from(count)
+        .ok()
+        .filter(|&count| count <= VECTORS_MAX)
+        .ok_or(Errno::INVAL)
 }
 
 /// `read(2)` on any descriptor.
@@ -48,8 +51,7 @@ pub unsafe extern "C" fn luna_read(fd: c_int, buf: *mut c_void, count: size_t) -
             return Ok(0);
         }
         // SAFETY: the caller's contract.
-        let received =
-            unsafe { memory::filled(buf, count, |bufs| stream::recv(&pin, bufs, 0)) };
+        let received = unsafe { memory::filled(buf, count, |bufs| stream::recv(&pin, bufs, 0)) };
         moved(received?)
     })
 }
@@ -71,7 +73,11 @@ pub unsafe extern "C" fn luna_readv(fd: c_int, iov: *const iovec, iovcnt: c_int)
     entry!({
         let count = vector_count(iovcnt)?;
         let receive = |bufs: &mut [std::io::IoSliceMut<'_>]| {
-            if bufs.is_empty() { Ok(0) } else { stream::recv(&pin, bufs, 0) }
+            if bufs.is_empty() {
+                Ok(0)
+            } else {
+                stream::recv(&pin, bufs, 0)
+            }
         };
         // SAFETY: the caller's contract.
         moved(unsafe { memory::filled_vectors(iov, count, receive) }?)
@@ -96,7 +102,14 @@ pub unsafe extern "C" fn luna_recv(
 ) -> ssize_t {
     // SAFETY: the caller's contract; no address is asked for.
     unsafe {
-        luna_recvfrom(fd, buf, count, flags, core::ptr::null_mut(), core::ptr::null_mut())
+        luna_recvfrom(
+            fd,
+            buf,
+            count,
+            flags,
+            core::ptr::null_mut(),
+            core::ptr::null_mut(),
+        )
     }
 }
 
@@ -223,9 +236,8 @@ pub unsafe extern "C" fn luna_recvmmsg(
             let entry = unsafe { &mut *msgvec.add(done as usize) };
             let one_at_least = flags & libc::MSG_WAITFORONE != 0;
             // SAFETY: the caller's contract.
-            let received = unsafe {
-                receive_message(&pin, &mut entry.msg_hdr, flags & !libc::MSG_WAITFORONE)
-            };
+            let received =
+                unsafe { receive_message(&pin, &mut entry.msg_hdr, flags & !libc::MSG_WAITFORONE) };
             match received {
                 Ok(count) => entry.msg_len = count as c_uint,
                 Err(_) if done > 0 => break,
@@ -267,7 +279,11 @@ pub unsafe extern "C" fn luna_preadv2(
         let flags = positioned(offset, flags)?;
         let count = vector_count(iovcnt)?;
         let receive = |bufs: &mut [std::io::IoSliceMut<'_>]| {
-            if bufs.is_empty() { Ok(0) } else { stream::recv(&pin, bufs, flags) }
+            if bufs.is_empty() {
+                Ok(0)
+            } else {
+                stream::recv(&pin, bufs, flags)
+            }
         };
         // SAFETY: the caller's contract.
         moved(unsafe { memory::filled_vectors(iov, count, receive) }?)
@@ -326,7 +342,11 @@ pub unsafe extern "C" fn luna_writev(fd: c_int, iov: *const iovec, iovcnt: c_int
         // SAFETY: the caller's contract.
         moved(unsafe {
             memory::sent_vectors(iov, count, |bufs| {
-                if bufs.is_empty() { Ok(0) } else { stream::send(&pin, bufs, 0) }
+                if bufs.is_empty() {
+                    Ok(0)
+                } else {
+                    stream::send(&pin, bufs, 0)
+                }
             })
         }?)
     })
@@ -358,7 +378,11 @@ pub unsafe extern "C" fn luna_pwritev2(
         // SAFETY: the caller's contract.
         moved(unsafe {
             memory::sent_vectors(iov, count, |bufs| {
-                if bufs.is_empty() { Ok(0) } else { stream::send(&pin, bufs, flags) }
+                if bufs.is_empty() {
+                    Ok(0)
+                } else {
+                    stream::send(&pin, bufs, flags)
+                }
             })
         }?)
     })

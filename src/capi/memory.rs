@@ -74,18 +74,21 @@ unsafe fn vectors<'a>(
         unsafe { core::slice::from_raw_parts(vectors, count) }
     };
     let mut room = COUNT_MAX;
-    Ok(vectors.iter().filter(|vector| vector.iov_len != 0).map_while(move |vector| {
-        if isize::try_from(vector.iov_len).is_err() {
-            return Some(Err(Errno::INVAL));
-        }
-        let len = vector.iov_len.min(room);
-        room -= len;
-        match (len, vector.iov_base.is_null()) {
-            (0, _) => None,
-            (_, true) => Some(Err(Errno::FAULT)),
-            _ => Some(Ok((vector.iov_base, len))),
-        }
-    }))
+    Ok(vectors
+        .iter()
+        .filter(|vector| vector.iov_len != 0)
+        .map_while(move |vector| {
+            if isize::try_from(vector.iov_len).is_err() {
+                return Some(Err(Errno::INVAL));
+            }
+            let len = vector.iov_len.min(room);
+            room -= len;
+            match (len, vector.iov_base.is_null()) {
+                (0, _) => None,
+                (_, true) => Some(Err(Errno::FAULT)),
+                _ => Some(Ok((vector.iov_base, len))),
+            }
+        }))
 }
 
 /// Vectors to fill.

@@ -38,11 +38,7 @@ pub unsafe extern "C" fn luna_socket(domain: c_int, kind: c_int, protocol: c_int
 ///
 /// Those of `bind(2)`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn luna_bind(
-    fd: c_int,
-    addr: *const sockaddr,
-    addrlen: socklen_t,
-) -> c_int {
+pub unsafe extern "C" fn luna_bind(fd: c_int, addr: *const sockaddr, addrlen: socklen_t) -> c_int {
     let Some(pin) = socket::pin_checked(fd) else {
         return ended(forward!(bind, fd, addr, addrlen));
     };

@@ -173,7 +173,8 @@ impl OptionSet {
             (SOL_SOCKET, libc::SO_RCVTIMEO | RCVTIMEO_NEW) => self.rcv_timeout = timeval(value),
             (SOL_SOCKET, libc::SO_SNDTIMEO | SNDTIMEO_NEW) => self.snd_timeout = timeval(value),
             _ => {
-                self.others.retain(|(other, number, _)| (*other, *number) != (level, name));
+                self.others
+                    .retain(|(other, number, _)| (*other, *number) != (level, name));
                 if self.others.len() < OTHERS_MAX && value.len() <= VALUE_BYTES_MAX {
                     self.others.push((level, name, value.to_vec()));
                 }
@@ -192,9 +193,7 @@ impl OptionSet {
             [limit.as_secs().to_ne_bytes(), micros.to_ne_bytes()].concat()
         };
         match (level, name) {
-            (SOL_SOCKET, libc::SO_LINGER) => {
-                Some(self.linger_raw.map(i32::to_ne_bytes).concat())
-            }
+            (SOL_SOCKET, libc::SO_LINGER) => Some(self.linger_raw.map(i32::to_ne_bytes).concat()),
             (SOL_SOCKET, libc::SO_RCVTIMEO | RCVTIMEO_NEW) => Some(time(self.rcv_timeout)),
             (SOL_SOCKET, libc::SO_SNDTIMEO | SNDTIMEO_NEW) => Some(time(self.snd_timeout)),
             _ => self
@@ -210,13 +209,7 @@ impl OptionSet {
     /// # Errors
     ///
     /// What the kernel answers; `ENOPROTOOPT` for what luna can't honour.
-    pub fn set(
-        &mut self,
-        judge: RawFd,
-        level: i32,
-        name: i32,
-        value: &[u8],
-    ) -> Result<(), Errno> {
+    pub fn set(&mut self, judge: RawFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
         if is_refused(level, name) {
             return Err(Errno::NOPROTOOPT);
         }
@@ -276,7 +269,10 @@ fn seconds(value: i32) -> Duration {
 
 /// All `int` options that are read at promotion.
 pub fn int_options() -> impl Iterator<Item = (Int, i32, i32)> {
-    INT_LIST.into_iter().zip(INTS).map(|(option, (level, name))| (option, level, name))
+    INT_LIST
+        .into_iter()
+        .zip(INTS)
+        .map(|(option, (level, name))| (option, level, name))
 }
 
 #[cfg(test)]
@@ -293,24 +289,44 @@ mod tests {
         let untouched = OptionSet::read(judge);
         let mut set = untouched.clone();
         assert!(!set.is_on(Int::NoDelay));
-        set.set(judge, IPPROTO_TCP, libc::TCP_NODELAY, &7_i32.to_ne_bytes()).unwrap();
+        set.set(judge, IPPROTO_TCP, libc::TCP_NODELAY, &7_i32.to_ne_bytes())
+            .unwrap();
         assert_eq!(set.int(Int::NoDelay), 1, "Linux shows one");
-        set.set(judge, SOL_SOCKET, libc::SO_RCVBUF, &10_000_i32.to_ne_bytes()).unwrap();
+        set.set(
+            judge,
+            SOL_SOCKET,
+            libc::SO_RCVBUF,
+            &10_000_i32.to_ne_bytes(),
+        )
+        .unwrap();
         assert_eq!(set.int(Int::RcvBuf), 20_000);
         let idle = IPPROTO_TCP;
         assert_eq!(
             set.set(judge, idle, libc::TCP_KEEPIDLE, &0_i32.to_ne_bytes()),
             Err(Errno::INVAL)
         );
-        assert_eq!(set.set(judge, idle, libc::TCP_NODELAY, &[1, 0]), Err(Errno::INVAL));
+        assert_eq!(
+            set.set(judge, idle, libc::TCP_NODELAY, &[1, 0]),
+            Err(Errno::INVAL)
+        );
         assert_eq!(set.set(judge, idle, 999, &[0; 4]), Err(Errno::NOPROTOOPT));
-        assert_eq!(set.set(judge, idle, libc::TCP_ULP, b"tls"), Err(Errno::NOPROTOOPT));
+        assert_eq!(
+            set.set(judge, idle, libc::TCP_ULP, b"tls"),
+            Err(Errno::NOPROTOOPT)
+        );
         set.set(judge, idle, libc::TCP_CONGESTION, b"reno").unwrap();
-        assert!(set.value(idle, libc::TCP_CONGESTION).unwrap().starts_with(b"reno"));
+        assert!(
+            set.value(idle, libc::TCP_CONGESTION)
+                .unwrap()
+                .starts_with(b"reno")
+        );
         let config = set.apply(&tcp::Config::default(), &untouched);
         assert!(config.nodelay);
         assert_eq!(config.rcv_buf_max_bytes, 10_000);
-        assert_eq!(config.snd_buf_max_bytes, tcp::Config::default().snd_buf_max_bytes);
+        assert_eq!(
+            config.snd_buf_max_bytes,
+            tcp::Config::default().snd_buf_max_bytes
+        );
         sys::close(judge).unwrap();
     }
 
@@ -322,14 +338,16 @@ mod tests {
         let mut value = [0_u8; 16];
         value[0] = 2;
         value[8..12].copy_from_slice(&250_000_i32.to_ne_bytes());
-        set.set(judge, SOL_SOCKET, libc::SO_RCVTIMEO, &value).unwrap();
+        set.set(judge, SOL_SOCKET, libc::SO_RCVTIMEO, &value)
+            .unwrap();
         // The kernel rounds up to its ticks.
         let limit = set.rcv_timeout.unwrap();
         assert!((2250..=2260).contains(&limit.as_millis()), "{limit:?}");
         let shown = set.value(SOL_SOCKET, libc::SO_RCVTIMEO).unwrap();
         assert_eq!(timeval(&shown), set.rcv_timeout);
         let linger = [1_i32.to_ne_bytes(), 0_i32.to_ne_bytes()].concat();
-        set.set(judge, SOL_SOCKET, libc::SO_LINGER, &linger).unwrap();
+        set.set(judge, SOL_SOCKET, libc::SO_LINGER, &linger)
+            .unwrap();
         assert_eq!(set.linger, Some(0));
         assert_eq!(set.value(SOL_SOCKET, libc::SO_LINGER).unwrap(), linger);
         sys::close(judge).unwrap();

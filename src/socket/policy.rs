@@ -1,9 +1,12 @@
 //! Which sockets the user wants accelerated.
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
+use log::LevelFilter;
+use once_cell::race::OnceBox;
 
+use crate::config::Config;
 use crate::traffic::{ConnectRules, PortSet};
+use crate::{logging, sys};
 
 /// The user's wishes, read once.
 #[derive(Clone, Debug, Default)]
@@ -12,43 +15,51 @@ pub struct Policy {
     pub is_wanted: bool,
     /// `LUNA_STRICT`
     pub is_strict: bool,
-    /// `LUNA_HAIRPIN`: connections to our own reserved ports stay in the stack.
-    pub hairpin: bool,
     /// `LUNA_LISTEN`
     pub listen: PortSet,
     /// `LUNA_CONNECT`
     pub connect: ConnectRules,
+    /// All settings, for the runtime.
+    pub config: Option<Config>,
 }
 
-static POLICY: OnceLock<Policy> = OnceLock::new();
+/// Not a lock: a fork while one thread reads the configuration must not leave the child waiting.
+static POLICY: OnceBox<Policy> = OnceBox::new();
 
 /// The policy of this process.
 pub fn get() -> &'static Policy {
-    POLICY.get_or_init(from_environment)
+    POLICY.get_or_init(|| Box::new(from_environment()))
 }
 
-/// Sets the policy instead of reading it; false if it has been read already. For programs that
+/// Sets the policy instead of reading it; false if there is one already. For programs that
 /// configure luna by calls, and for tests.
 pub fn set(policy: Policy) -> bool {
-    POLICY.set(policy).is_ok()
+    POLICY.set(Box::new(policy)).is_ok()
 }
 
-fn is_on(name: &str) -> bool {
-    std::env::var(name).is_ok_and(|value| {
-        !matches!(
-            value.to_ascii_lowercase().as_str(),
-            "" | "0" | "no" | "off" | "false"
-        )
-    })
+impl From<Config> for Policy {
+    fn from(config: Config) -> Self {
+        Self {
+            is_wanted: true,
+            is_strict: config.strict,
+            listen: config.listen.clone(),
+            connect: config.connect.clone(),
+            config: Some(config),
+        }
+    }
 }
 
 fn from_environment() -> Policy {
-    let text = |name| std::env::var(name).unwrap_or_default();
-    Policy {
-        is_wanted: !text("LUNA_DEV").is_empty() && !is_on("LUNA_DISABLE"),
-        is_strict: is_on("LUNA_STRICT"),
-        hairpin: is_on("LUNA_HAIRPIN"),
-        listen: PortSet::parse("LUNA_LISTEN", &text("LUNA_LISTEN")).unwrap_or_default(),
-        connect: ConnectRules::parse("LUNA_CONNECT", &text("LUNA_CONNECT")).unwrap_or_default(),
+    match Config::from_env() {
+        Ok(config) => config.map(Policy::from).unwrap_or_default(),
+        Err(error) => {
+            logging::start(LevelFilter::Warn);
+            log::error!("all sockets stay on the kernel: {error}");
+            let strict = std::env::var("LUNA_STRICT").unwrap_or_default();
+            if crate::config::parse_bool(&strict) == Some(true) {
+                sys::exit_group(1);
+            }
+            Policy::default()
+        }
     }
 }

@@ -39,7 +39,10 @@ pub fn poll(
     timeout: Option<Duration>,
     mask: Option<SignalSet>,
 ) -> Result<usize, Errno> {
-    match (runtime::crew(), fds.iter().any(|entry| pin_active(entry.fd).is_some())) {
+    match (
+        runtime::crew(),
+        fds.iter().any(|entry| pin_active(entry.fd).is_some()),
+    ) {
         (Some(crew), true) => poll_with(crew, fds, timeout, mask, ALWAYS),
         _ => {
             runtime::flush_deferred();
@@ -99,12 +102,20 @@ impl<'a, D: Fn() -> u64> Polling<'a, D> {
             let pin = pin_active(entry.fd);
             // A stream has no kernel half; listeners and epoll descriptors do.
             if !pin.as_ref().is_some_and(|pin| pin.kind() == Kind::Stream) {
-                polling.kernel.push(PollFd { revents: 0, ..*entry });
+                polling.kernel.push(PollFd {
+                    revents: 0,
+                    ..*entry
+                });
                 polling.places.push(at);
             }
             if let Some(pin) = pin {
                 let set = pin.set();
-                polling.ours.push(Ours { at, pin, set, watch: Watch::new() });
+                polling.ours.push(Ours {
+                    at,
+                    pin,
+                    set,
+                    watch: Watch::new(),
+                });
             }
         }
         polling
@@ -116,19 +127,23 @@ impl<'a, D: Fn() -> u64> Polling<'a, D> {
             entry.revents = 0;
         }
         for ours in &self.ours {
-            let Some(entry) = self.fds.get_mut(ours.at) else { continue };
+            let Some(entry) = self.fds.get_mut(ours.at) else {
+                continue;
+            };
             let ready = match &ours.set {
                 Some(set) if set.is_ready() => libc::POLLIN | libc::POLLRDNORM,
                 Some(_) => 0,
                 // The kernel's bits for epoll and poll are the same, and fit.
-                None => epoll::bits(runtime::level(&ours.pin)) as i16,
+                None => epoll::bits(super::ready(&ours.pin)) as i16,
             };
             entry.revents = ready & (entry.events | self.always);
         }
         if !self.kernel.is_empty() {
             sys::ppoll(&mut self.kernel, Some(0), None)?;
             for (asked, place) in self.kernel.iter_mut().zip(&self.places) {
-                let Some(entry) = self.fds.get_mut(*place) else { continue };
+                let Some(entry) = self.fds.get_mut(*place) else {
+                    continue;
+                };
                 let ready = asked.revents & (entry.events | self.always | libc::POLLNVAL);
                 if asked.revents != 0 && ready == 0 {
                     // `select` does not care for a hang-up here, but `ppoll` would not sleep.
@@ -146,8 +161,7 @@ impl<D: Fn() -> u64> Condition for Polling<'_, D> {
 
     fn look(&mut self, now: Instant, look: Look) -> Result<Option<usize>, Errno> {
         let deliveries = (self.deliveries)();
-        let kernel_due =
-            !self.kernel.is_empty() && now.saturating_since(self.asked) >= ASK_EVERY;
+        let kernel_due = !self.kernel.is_empty() && now.saturating_since(self.asked) >= ASK_EVERY;
         if look == Look::Lazily && self.seen == Some(deliveries) && !kernel_due {
             return Ok(None);
         }
@@ -231,17 +245,29 @@ pub fn select(
         }
         if events != 0 {
             ours |= pin_active(fd as i32).is_some();
-            fds.push(PollFd { fd: fd as i32, events, revents: 0 });
+            fds.push(PollFd {
+                fd: fd as i32,
+                events,
+                revents: 0,
+            });
         }
     }
     let crew = match runtime::crew() {
         Some(crew) if ours => crew,
         _ => {
             runtime::flush_deferred();
-            let FdSets { read, write, except } = &mut sets;
+            let FdSets {
+                read,
+                write,
+                except,
+            } = &mut sets;
             return sys::pselect(
                 nfds,
-                [read.as_deref_mut(), write.as_deref_mut(), except.as_deref_mut()],
+                [
+                    read.as_deref_mut(),
+                    write.as_deref_mut(),
+                    except.as_deref_mut(),
+                ],
                 timeout,
                 mask,
             );

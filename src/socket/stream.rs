@@ -33,7 +33,12 @@ fn on_shard<R: Send>(
 /// Readiness of a stream.
 pub fn ready(pin: &Pin) -> Ready {
     let ready = name(pin).and_then(|name| on_shard(name, |shard| shard.ready(name.conn)));
-    ready.unwrap_or(Ready::OUT | Ready::HUP)
+    match ready {
+        // An open or dead connection has more to say: this is none at all.
+        Ok(ready) if ready == Ready::ERR | Ready::HUP => Ready::OUT | Ready::HUP,
+        Ok(ready) => ready,
+        Err(_) => Ready::OUT | Ready::HUP,
+    }
 }
 
 /// What the shard knows of the connection.

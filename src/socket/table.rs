@@ -82,7 +82,9 @@ pub fn remove_if(fd: RawFd, id: DescriptionId) -> bool {
 pub fn ours(first: u32, last: u32) -> impl Iterator<Item = (RawFd, DescriptionId)> {
     let first = first as usize;
     let last = last as usize;
-    let end = LEAVES_USED.load(Ordering::Acquire).min(last / FD_LEAF_ENTRIES + 1);
+    let end = LEAVES_USED
+        .load(Ordering::Acquire)
+        .min(last / FD_LEAF_ENTRIES + 1);
     let leaves = first / FD_LEAF_ENTRIES..end;
     leaves
         .filter_map(|index| Some((index, ROOT.get(index)?.get()?)))

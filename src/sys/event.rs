@@ -66,7 +66,10 @@ struct Timespec {
 
 impl Timespec {
     fn from_nanos(ns: u64) -> Self {
-        Self { seconds: (ns / 1_000_000_000) as i64, nanos: (ns % 1_000_000_000) as i64 }
+        Self {
+            seconds: (ns / 1_000_000_000) as i64,
+            nanos: (ns % 1_000_000_000) as i64,
+        }
     }
 }
 
@@ -81,14 +84,23 @@ pub fn ppoll(
     mask: Option<SignalSet>,
 ) -> Result<usize, Errno> {
     let mut timeout = timeout_ns.map(Timespec::from_nanos);
-    let timeout = timeout.as_mut().map_or(0, |t| core::ptr::from_mut(t) as usize);
+    let timeout = timeout
+        .as_mut()
+        .map_or(0, |t| core::ptr::from_mut(t) as usize);
     let mask = mask.as_ref().map_or(0, |m| core::ptr::from_ref(m) as usize);
     // SAFETY: `fds` is a live array of `struct pollfd` of this length; the timeout and the mask
     // are null or live until the call returns, and of the size that is declared.
     unsafe {
         raw(
             Sysno::ppoll,
-            [fds.as_mut_ptr() as usize, fds.len(), timeout, mask, SIGNAL_SET_BYTES, 0],
+            [
+                fds.as_mut_ptr() as usize,
+                fds.len(),
+                timeout,
+                mask,
+                SIGNAL_SET_BYTES,
+                0,
+            ],
         )
     }
 }
@@ -122,12 +134,21 @@ pub fn pselect(
     let result = unsafe {
         raw(
             Sysno::pselect6,
-            [word(nfds_int), read, write, except, left_at, sixth.as_ptr() as usize],
+            [
+                word(nfds_int),
+                read,
+                write,
+                except,
+                left_at,
+                sixth.as_ptr() as usize,
+            ],
         )
     };
     if let (Some(timeout), Some(left)) = (timeout, left) {
         *timeout = Duration::from_nanos(
-            (left.seconds as u64).saturating_mul(1_000_000_000).saturating_add(left.nanos as u64),
+            (left.seconds as u64)
+                .saturating_mul(1_000_000_000)
+                .saturating_add(left.nanos as u64),
         );
     }
     result
@@ -154,10 +175,17 @@ pub fn epoll_ctl(
     fd: RawFd,
     event: Option<EpollEvent>,
 ) -> Result<(), Errno> {
-    let event = event.as_ref().map_or(0, |e| core::ptr::from_ref(e) as usize);
+    let event = event
+        .as_ref()
+        .map_or(0, |e| core::ptr::from_ref(e) as usize);
     // SAFETY: the event is null or a live `struct epoll_event`.
-    unsafe { raw(Sysno::epoll_ctl, [word(epfd), word(operation), word(fd), event, 0, 0]) }
-        .map(drop)
+    unsafe {
+        raw(
+            Sysno::epoll_ctl,
+            [word(epfd), word(operation), word(fd), event, 0, 0],
+        )
+    }
+    .map(drop)
 }
 
 /// `epoll_pwait2(2)` (or `epoll_wait` without waiting, which every kernel has).
@@ -177,12 +205,21 @@ pub fn epoll_wait(
         return unsafe {
             raw(
                 Sysno::epoll_pwait,
-                [word(epfd), events.as_mut_ptr() as usize, room, 0, 0, SIGNAL_SET_BYTES],
+                [
+                    word(epfd),
+                    events.as_mut_ptr() as usize,
+                    room,
+                    0,
+                    0,
+                    SIGNAL_SET_BYTES,
+                ],
             )
         };
     }
     let mut timeout = timeout_ns.map(Timespec::from_nanos);
-    let timeout = timeout.as_mut().map_or(0, |t| core::ptr::from_mut(t) as usize);
+    let timeout = timeout
+        .as_mut()
+        .map_or(0, |t| core::ptr::from_mut(t) as usize);
     let mask = mask.as_ref().map_or(0, |m| core::ptr::from_ref(m) as usize);
     // SAFETY: as above; the timeout and the mask are null or live until the call returns.
     unsafe {
@@ -326,7 +363,11 @@ mod tests {
     fn own_descriptors_are_high_and_work() {
         let event = OwnFd::eventfd().unwrap();
         assert!(internal::is_internal(event.fd()));
-        let mut fds = [PollFd { fd: event.fd(), events: libc::POLLIN, revents: 0 }];
+        let mut fds = [PollFd {
+            fd: event.fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        }];
         assert_eq!(ppoll(&mut fds, Some(0), None), Ok(0));
         eventfd_raise(event.fd());
         assert_eq!(ppoll(&mut fds, None, Some(SignalSet::ALL)), Ok(1));
@@ -338,9 +379,11 @@ mod tests {
     fn epoll_calls_reach_the_kernel() {
         let epoll = OwnFd::epoll().unwrap();
         let event = OwnFd::eventfd().unwrap();
-        let wanted = EpollEvent { events: libc::EPOLLIN as u32, data: 7 << 40 };
-        epoll_ctl(epoll.fd(), libc::EPOLL_CTL_ADD, event.fd(), Some(wanted))
-            .unwrap();
+        let wanted = EpollEvent {
+            events: libc::EPOLLIN as u32,
+            data: 7 << 40,
+        };
+        epoll_ctl(epoll.fd(), libc::EPOLL_CTL_ADD, event.fd(), Some(wanted)).unwrap();
         let mut events = [EpollEvent::default(); 4];
         assert_eq!(epoll_wait(epoll.fd(), &mut events, Some(0), None), Ok(0));
         assert_eq!(epoll_wait(epoll.fd(), &mut events, Some(1), None), Ok(0));

@@ -24,7 +24,8 @@ impl<T: Sync> Leaked<T> {
 
     /// Puts `value` in.
     pub fn set(&self, value: &'static T) {
-        self.0.store(ptr::from_ref(value).cast_mut(), Ordering::Release);
+        self.0
+            .store(ptr::from_ref(value).cast_mut(), Ordering::Release);
     }
 
     /// Forgets what it held.

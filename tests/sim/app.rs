@@ -29,6 +29,9 @@ pub(crate) struct Plan {
     pub(crate) half_close: bool,
     /// Writes without waiting for the handshake.
     pub(crate) early: bool,
+    /// Ends the connection the hard way once it has transferred this many bytes: by aborting,
+    /// or by closing while there is something to read.
+    pub(crate) abort_at: Option<u64>,
 }
 
 /// The byte at an offset of the stream that a side sends.
@@ -88,6 +91,11 @@ impl App {
         }
     }
 
+    /// 0 on side A, 1 on side B.
+    pub(crate) fn stream(&self) -> u64 {
+        self.stream
+    }
+
     /// Has transferred everything both ways and said goodbye.
     pub(crate) fn is_finished(&self) -> bool {
         self.closed
@@ -119,6 +127,13 @@ impl App {
             if !read && !written {
                 break;
             }
+            let abort = self
+                .plan
+                .abort_at
+                .is_some_and(|at| self.written + self.read >= at);
+            if abort {
+                break;
+            }
             if self.rng.chance(self.plan.pause_ppm) {
                 let ns = self.rng.below(self.plan.pause.as_nanos());
                 self.resume_at = now + Duration::from_nanos(ns);
@@ -126,6 +141,21 @@ impl App {
             }
         }
         self.idle = true;
+        let opening = conn.state() == State::SynSent;
+        if !opening
+            && self
+                .plan
+                .abort_at
+                .is_some_and(|at| self.written + self.read >= at)
+        {
+            self.closed = true;
+            if conn.readable_bytes() > 0 {
+                conn.close(now)
+            } else {
+                conn.abort(now)
+            }
+            return true;
+        }
         if self.is_through() {
             self.closed = true;
             conn.close(now);
@@ -138,8 +168,14 @@ impl App {
         let max = self.rng.between(1, self.plan.read_chunk) as usize;
         let stream = 1 - self.stream;
         let n = if self.rng.chance(500_000) {
-            let Some(piece) = conn.pop_piece(max) else { return self.on_nothing_to_read(conn) };
-            assert!(piece.len() <= max && !piece.is_empty(), "popped {} of {max}", piece.len());
+            let Some(piece) = conn.pop_piece(max) else {
+                return self.on_nothing_to_read(conn);
+            };
+            assert!(
+                piece.len() <= max && !piece.is_empty(),
+                "popped {} of {max}",
+                piece.len()
+            );
             check(stream, self.read, piece.as_bytes());
             piece.len()
         } else {
@@ -192,15 +228,26 @@ impl App {
         let room = conn.send_space() as u64;
         if room == 0 || (!conn.is_writable() && self.rng.chance(500_000)) {
             // Asking for room is what makes the connection tell when there is some.
-            let _ = conn.push(Bytes::from(vec![0; room as usize + 1]), false).unwrap_err();
+            let _ = conn
+                .push(Bytes::from(vec![0; room as usize + 1]), false)
+                .unwrap_err();
             self.may_write = false;
             return false;
         }
-        let len = self.rng.between(1, self.plan.write_chunk).min(left).min(room);
-        let bytes: Vec<u8> =
-            (0..len).map(|i| byte_at(self.stream, self.written + i)).collect();
+        let len = self
+            .rng
+            .between(1, self.plan.write_chunk)
+            .min(left)
+            .min(room);
+        let bytes: Vec<u8> = (0..len)
+            .map(|i| byte_at(self.stream, self.written + i))
+            .collect();
         let more = len < left && self.rng.chance(100_000);
-        let appended = if self.rng.chance(500_000) { conn.append(&bytes, more) } else { 0 };
+        let appended = if self.rng.chance(500_000) {
+            conn.append(&bytes, more)
+        } else {
+            0
+        };
         assert!(appended <= bytes.len());
         let rest = bytes[appended..].to_vec();
         if !rest.is_empty() {
@@ -214,8 +261,8 @@ impl App {
 
 #[track_caller]
 fn check(stream: u64, offset: u64, bytes: &[u8]) {
-    for (i, byte) in bytes.iter().enumerate() {
-        let at = offset + i as u64;
-        assert_eq!(*byte, byte_at(stream, at), "wrong byte at offset {at} of stream {stream}");
-    }
+    let wrong = (offset..)
+        .zip(bytes)
+        .find(|(at, byte)| **byte != byte_at(stream, *at));
+    assert_eq!(wrong, None, "the first wrong byte of stream {stream}");
 }

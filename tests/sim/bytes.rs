@@ -18,7 +18,12 @@ impl Bytes {
     /// The given bytes in a buffer of `room` bytes.
     pub(crate) fn with_room(bytes: Vec<u8>, room: usize) -> Self {
         let end = bytes.len();
-        Self { whole: Rc::new(bytes), start: 0, end, room: room.max(end) }
+        Self {
+            whole: Rc::new(bytes),
+            start: 0,
+            end,
+            room: room.max(end),
+        }
     }
 }
 
@@ -49,7 +54,11 @@ impl Payload for Bytes {
 
     fn sub(&self, start: usize, end: usize) -> Self {
         let end = self.end.min(self.start + end);
-        Self { start: end.min(self.start + start), end, ..self.clone() }
+        Self {
+            start: end.min(self.start + start),
+            end,
+            ..self.clone()
+        }
     }
 
     /// Copies the buffer if it is shared, so that, as with packet buffers, no other reference

@@ -12,12 +12,15 @@ use crate::tcp_host::{Role, Setup, TcpHost};
 use crate::world::{Bounds, Scheduling, World};
 
 const LOSSES_PPM: [u32; 5] = [0, 1_000, 10_000, 30_000, 100_000];
-const ROUND_TRIPS: [Duration; 3] =
-    [Duration::from_micros(100), Duration::from_millis(1), Duration::from_millis(20)];
+const ROUND_TRIPS: [Duration; 3] = [
+    Duration::from_micros(100),
+    Duration::from_millis(1),
+    Duration::from_millis(20),
+];
 const BUFFERS: [u32; 2] = [64 << 10, 1 << 20];
 const TRANSFER_BYTES: u64 = 2_000_000;
 /// One run with losses says little: the mean of this many.
-const RUNS: u64 = 8;
+const RUNS: u64 = 3;
 
 /// Kilobytes per second of a transfer over a link of 1 Gb/s.
 fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u64 {
@@ -38,6 +41,7 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
             ts_offset: 0,
             compact_time_wait: false,
             cut: false,
+            fiddle_ppm: 0,
         };
         let plan = Plan {
             write,
@@ -49,13 +53,17 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
             answer: false,
             half_close: true,
             early: false,
+            abort_at: None,
         };
         TcpHost::new(setup, start, App::new(plan, stream, rng.fork()), rng.fork())
     };
     let a = host(Role::Connect, 0, TRANSFER_BYTES, 0);
     let b = host(Role::Listen, 1, 0, TRANSFER_BYTES);
     let mut world = World::new(start, (a, b), (link, link), Scheduling::default(), rng);
-    let bounds = Bounds { events: 1_000_000, time: Duration::from_secs(3_600) };
+    let bounds = Bounds {
+        events: 1_000_000,
+        time: Duration::from_secs(3_600),
+    };
     world.run_until(bounds, |_, b| b.app.read == TRANSFER_BYTES);
     TRANSFER_BYTES * 1_000_000 / world.elapsed().as_micros() / 1_000
 }
@@ -73,7 +81,9 @@ fn table(config: &Config) -> String {
             out += &format!("{rtt:>6}, {:>4} KiB ", buffer >> 10);
             for loss in LOSSES_PPM {
                 let runs = if loss == 0 { 1 } else { RUNS };
-                let sum: u64 = (0..runs).map(|s| goodput(&config, loss, round_trip, s)).sum();
+                let sum: u64 = (0..runs)
+                    .map(|s| goodput(&config, loss, round_trip, s))
+                    .sum();
                 out += &format!(" {:>6}", sum / runs);
             }
             out += "\n";
@@ -99,5 +109,8 @@ fn goodput_inside_a_data_centre() {
 
 #[test]
 fn goodput_without_sack() {
-    insta::assert_snapshot!(table(&Config { sack: false, ..Config::default() }));
+    insta::assert_snapshot!(table(&Config {
+        sack: false,
+        ..Config::default()
+    }));
 }

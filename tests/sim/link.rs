@@ -22,6 +22,20 @@ pub(crate) struct LinkConfig {
     pub(crate) bits_per_second: u64,
     /// Bytes that may wait for the link to be free; more are dropped. Zero: any number.
     pub(crate) queue_bytes: u64,
+    /// Nothing gets through for a part of every period. Zero: no outages.
+    pub(crate) outage_every: Duration,
+    pub(crate) outage_for: Duration,
+}
+
+/// Somewhere else in every period, or a timer of the same period would always hit it.
+fn is_out(c: &LinkConfig, now: Instant) -> bool {
+    let (every, length) = (c.outage_every.as_nanos(), c.outage_for.as_nanos());
+    if every <= length {
+        return false;
+    }
+    let (period, at) = (now.as_nanos() / every, now.as_nanos() % every);
+    let begin = Rng::new(period).below(every - length);
+    (begin..begin + length).contains(&at)
 }
 
 /// One direction of a link.
@@ -35,7 +49,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(config: LinkConfig, rng: Rng) -> Self {
-        Self { config, rng, free_at: Instant::ZERO }
+        Self {
+            config,
+            rng,
+            free_at: Instant::ZERO,
+        }
     }
 
     /// Takes a packet; calls `deliver` for each copy that will arrive, and when.
@@ -50,22 +68,28 @@ impl Link {
         if c.bits_per_second > 0 {
             let start = self.free_at.max(now);
             let waiting_ns = start.saturating_since(now).as_nanos();
-            let waiting_bytes = u128::from(waiting_ns) * u128::from(c.bits_per_second) / 8_000_000_000;
-            if c.queue_bytes > 0 && waiting_bytes + packet.len() as u128 > u128::from(c.queue_bytes) {
+            let waiting_bytes =
+                u128::from(waiting_ns) * u128::from(c.bits_per_second) / 8_000_000_000;
+            if c.queue_bytes > 0 && waiting_bytes + packet.len() as u128 > u128::from(c.queue_bytes)
+            {
                 return;
             }
             let ns = packet.len() as u64 * 8 * 1_000_000_000 / c.bits_per_second;
             left_at = start + Duration::from_nanos(ns);
             self.free_at = left_at;
         }
-        if self.rng.chance(c.loss_ppm) {
+        if self.rng.chance(c.loss_ppm) || is_out(&c, now) {
             return;
         }
         if self.rng.chance(c.corrupt_ppm) && !packet.is_empty() {
             let bit = self.rng.below(packet.len() as u64 * 8);
             packet[(bit / 8) as usize] ^= 1 << (bit % 8);
         }
-        let copies = if self.rng.chance(c.duplicate_ppm) { 2 } else { 1 };
+        let copies = if self.rng.chance(c.duplicate_ppm) {
+            2
+        } else {
+            1
+        };
         for _ in 0..copies {
             let mut at = left_at + c.delay;
             if self.rng.chance(c.reorder_ppm) {

@@ -1,7 +1,8 @@
 //! The deterministic simulator: whole connections on a virtual clock and a hostile link.
 //!
 //! A run is a function of its seed. A failing run prints its seed and its last packets;
-//! `LUNA_SIM_SEED=n cargo test --test sim a_given_seed` repeats it.
+//! `LUNA_SIM_SEED=n cargo test --test sim a_given_seed -- --nocapture` repeats it, with
+//! `LUNA_SIM_TRACE=1` packet by packet; `LUNA_SIM_SURVEY=0..99999` with `survey` tries many.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +28,10 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("repeat with LUNA_SIM_SEED={} cargo test --test sim a_given_seed", self.0);
+            eprintln!(
+                "repeat with LUNA_SIM_SEED={} cargo test --test sim a_given_seed",
+                self.0
+            );
         }
     }
 }
@@ -67,4 +71,23 @@ fn a_run_repeats_itself() {
     for seed in [1, 2, 3] {
         assert_eq!(Scenario::random(seed).run(), Scenario::random(seed).run());
     }
+}
+
+/// Lists the failing seeds of a range: `LUNA_SIM_SURVEY=0..9999`.
+#[test]
+fn survey() {
+    let Ok(range) = std::env::var("LUNA_SIM_SURVEY") else {
+        return;
+    };
+    let (first, last) = range.split_once("..").unwrap();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("MESSAGE {}", info.to_string().replace('\n', " "));
+    }));
+    for seed in first.parse::<u64>().unwrap()..=last.parse().unwrap() {
+        if std::panic::catch_unwind(|| Scenario::random(seed).run()).is_err() {
+            eprintln!("FAILED {seed}");
+        }
+    }
+    std::panic::set_hook(hook);
 }

@@ -1,6 +1,6 @@
 //! Random scenarios: everything about a run that the seed decides.
 
-use luna::tcp::Config;
+use luna::tcp::{Config, Keepalive};
 use luna::time::{Duration, Instant};
 use luna::wire::SeqNum;
 
@@ -37,21 +37,59 @@ impl Scenario {
         let mut rng = Rng::new(seed);
         let link = random_link(&mut rng);
         // Usually the same both ways, as one wire is; sometimes one way is worse.
-        let links = [link, if rng.chance(700_000) { link } else { random_link(&mut rng) }];
-        let setups = [Role::Connect, Role::Listen].map(|role| random_setup(&mut rng, role));
-        let plans = random_plans(&mut rng, &setups, &links);
+        let links = [
+            link,
+            if rng.chance(700_000) {
+                link
+            } else {
+                random_link(&mut rng)
+            },
+        ];
+        let passive = if rng.chance(50_000) {
+            Role::Connect
+        } else {
+            Role::Listen
+        };
+        let mut setups = [Role::Connect, passive].map(|role| random_setup(&mut rng, role));
+        let mut plans = random_plans(&mut rng, &setups, &links);
+        if links
+            .iter()
+            .all(|l| l.loss_ppm <= 30_000 && l.outage_every == Duration::ZERO)
+            && rng.chance(150_000)
+        {
+            let side = rng.below(2) as usize;
+            plans[side].abort_at = Some(rng.below(plans[side].write + plans[side].expect + 1));
+            // The other end learns of it by the reset that answers it, or answers its probes.
+            for setup in &mut setups {
+                let (idle, interval) = (ms(10_000), ms(1_000));
+                setup.config.keepalive = Some(Keepalive {
+                    idle,
+                    interval,
+                    count: 9,
+                });
+            }
+        }
         let scheduling = Scheduling {
             away_ppm: rng.pick(&[0, 0, 10_000, 200_000]),
             away_for: rng.pick(&[Duration::from_micros(50), ms(5)]),
+            attack_ppm: rng.pick(&[0, 0, 0, 20_000]),
         };
         // Anywhere in the first 50 days: the millisecond clock wraps after 49.7.
         let start = Instant::from_nanos(rng.below(50 * 86_400 * 1_000_000_000));
-        Self { start, setups, plans, links, scheduling, rng }
+        Self {
+            start,
+            setups,
+            plans,
+            links,
+            scheduling,
+            rng,
+        }
     }
 
     /// Runs to the end and checks that everything arrived.
     pub(crate) fn run(mut self) -> Outcome {
         let [setup_a, setup_b] = self.setups.clone();
+        let aborts = self.plans.iter().any(|plan| plan.abort_at.is_some());
         let rng = &mut self.rng;
         let app = |plan, stream, rng: &mut Rng| App::new(plan, stream, rng.fork());
         let app_a = app(self.plans[0], 0, rng);
@@ -61,12 +99,22 @@ impl Scenario {
         let (links, rng) = ((self.links[0], self.links[1]), rng.fork());
         let mut world = World::new(self.start, (a, b), links, self.scheduling, rng);
         let report = Report(format!("{self:?}"));
-        world.run(Bounds { events: 400_000, time: Duration::from_secs(6 * 3600) });
-        let outcome = Outcome { elapsed: world.elapsed(), packets: world.packets };
+        world.run(Bounds {
+            events: 400_000,
+            time: Duration::from_secs(6 * 3600),
+        });
+        let outcome = Outcome {
+            elapsed: world.elapsed(),
+            packets: world.packets,
+        };
         let (a, b) = world.hosts();
         for host in [a, b] {
             let app = &host.app;
-            assert!(app.is_finished(), "ended early: {}", host.describe());
+            assert!(
+                aborts || app.is_finished(),
+                "ended early: {}",
+                host.describe()
+            );
         }
         drop(report);
         outcome
@@ -86,7 +134,10 @@ impl Drop for Report {
 
 fn random_link(rng: &mut Rng) -> LinkConfig {
     if rng.chance(100_000) {
-        return LinkConfig { delay: Duration::from_micros(10), ..LinkConfig::default() };
+        return LinkConfig {
+            delay: Duration::from_micros(10),
+            ..LinkConfig::default()
+        };
     }
     let delay = rng.pick(&[
         Duration::from_micros(5),
@@ -104,6 +155,8 @@ fn random_link(rng: &mut Rng) -> LinkConfig {
         delay,
         bits_per_second: rng.pick(&[0, 1_000_000, 100_000_000, 10_000_000_000]),
         queue_bytes: rng.pick(&[0, 20_000, 200_000]),
+        outage_every: rng.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(3_000)]),
+        outage_for: rng.pick(&[ms(100), ms(1_000)]),
     }
 }
 
@@ -133,12 +186,18 @@ fn random_setup(rng: &mut Rng, role: Role) -> Setup {
     Setup {
         config,
         role,
-        iss: SeqNum::new(rng.pick(&[0, u32::MAX - 5_000, u32::MAX, 1 << 31]).wrapping_add(
-            if rng.chance(500_000) { rng.next() as u32 } else { 0 },
-        )),
+        iss: SeqNum::new(
+            rng.pick(&[0, u32::MAX - 5_000, u32::MAX, 1 << 31])
+                .wrapping_add(if rng.chance(500_000) {
+                    rng.next() as u32
+                } else {
+                    0
+                }),
+        ),
         ts_offset: rng.next() as u32,
         compact_time_wait: rng.chance(500_000),
         cut: rng.chance(300_000),
+        fiddle_ppm: rng.pick(&[0, 0, 10_000, 100_000]),
     }
 }
 
@@ -147,8 +206,14 @@ fn random_plans(rng: &mut Rng, setups: &[Setup; 2], links: &[LinkConfig; 2]) -> 
     let mut amounts = [0, 1].map(|from: usize| {
         let (tx, rx) = (&setups[from].config, &setups[1 - from].config);
         // No more segments than keep a thousand runs short, whatever the sizes.
-        let mss = u32::from(tx.mss_local.min(rx.mss_local)).saturating_sub(40).max(8);
-        let step = tx.snd_buf_max_bytes.min(rx.rcv_buf_max_bytes).min(mss).min(chunks[from] * 8);
+        let mss = u32::from(tx.mss_local.min(rx.mss_local))
+            .saturating_sub(40)
+            .max(8);
+        let step = tx
+            .snd_buf_max_bytes
+            .min(rx.rcv_buf_max_bytes)
+            .min(mss)
+            .min(chunks[from] * 8);
         let hostile = links[from].loss_ppm >= 100_000 || rx.rcv_buf_max_bytes < 1_000;
         let most = u64::from(step) * if hostile { 60 } else { 400 };
         rng.pick(&[0, 1, most / 50, most / 4, most])
@@ -161,12 +226,15 @@ fn random_plans(rng: &mut Rng, setups: &[Setup; 2], links: &[LinkConfig; 2]) -> 
         write: amounts[side],
         expect: amounts[1 - side],
         write_chunk: u64::from(chunks[side]),
-        read_chunk: rng.pick(&[1, 100, 5_000, 1 << 20]).max(amounts[1 - side] / 2_000 + 1),
+        read_chunk: rng
+            .pick(&[1, 100, 5_000, 1 << 20])
+            .max(amounts[1 - side] / 2_000 + 1),
         pause_ppm: rng.pick(&[0, 0, 10_000, 300_000]),
         pause: rng.pick(&[Duration::from_micros(10), ms(1), ms(50)]),
         // One of the two must speak first, and end its half for the other to begin.
         answer: answer == side as u64,
         half_close: answer == 1 - side as u64 || rng.chance(600_000) || side == 0,
         early: rng.chance(300_000),
+        abort_at: None,
     })
 }

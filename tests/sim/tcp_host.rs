@@ -9,7 +9,7 @@ use luna::tcp::{
     Config, Connection, Disposition, Event, Payload, Pieces, Ports, SegmentIn, SegmentOut, State,
     reset_for,
 };
-use luna::time::Instant;
+use luna::time::{Duration, Instant};
 use luna::wire::checksum::Checksum;
 use luna::wire::{Ecn, SeqNum, TcpHeader};
 
@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) compact_time_wait: bool,
     /// Cut received payloads into pieces.
     pub(crate) cut: bool,
+    /// Change settings of the running connection, in so many turns of a million.
+    pub(crate) fiddle_ppm: u32,
 }
 
 /// A host of a single connection.
@@ -62,7 +64,12 @@ pub(crate) struct TcpHost {
 
 impl TcpHost {
     pub(crate) fn new(setup: Setup, now: Instant, app: App, rng: Rng) -> Self {
-        let (local, remote) = if setup.role == Role::Connect { (50_000, 80) } else { (80, 50_000) };
+        let stream = app.stream();
+        let (local, remote) = if stream == 0 {
+            (50_000, 80)
+        } else {
+            (80, 50_000)
+        };
         let ports = Ports { local, remote };
         let conn = (setup.role == Role::Connect)
             .then(|| Connection::connect(&setup.config, ports, setup.iss, setup.ts_offset, now));
@@ -81,8 +88,12 @@ impl TcpHost {
     }
 
     fn on_packet(&mut self, now: Instant, packet: &[u8], send: &mut dyn FnMut(Vec<u8>)) {
-        let Some(packet) = Self::segment(packet) else { return };
-        let Ok((header, header_len)) = TcpHeader::parse(packet) else { return };
+        let Some(packet) = Self::segment(packet) else {
+            return;
+        };
+        let Ok((header, header_len)) = TcpHeader::parse(packet) else {
+            return;
+        };
         let data = &packet[header_len..];
         if let Some(tw) = &mut self.time_wait {
             match tw.on_segment(now, &header, data.len() as u32) {
@@ -106,8 +117,12 @@ impl TcpHost {
         };
         let mut payload = cut(data, self.setup.cut, &mut self.rng);
         let payload_len = data.len() as u32;
-        let segment =
-            SegmentIn { header: &header, payload: &mut payload, payload_len, ecn: Ecn::NotEct };
+        let segment = SegmentIn {
+            header: &header,
+            payload: &mut payload,
+            payload_len,
+            ecn: Ecn::NotEct,
+        };
         match conn.on_segment(now, segment) {
             Disposition::Continue | Disposition::Reopen => {}
             Disposition::Reset(reset) => send(emit(&reset, &[])),
@@ -128,7 +143,12 @@ impl TcpHost {
     ) {
         match self.listener.on_segment(now, header, len) {
             ListenDisposition::Create => {
-                let Setup { config, iss, ts_offset, .. } = &self.setup;
+                let Setup {
+                    config,
+                    iss,
+                    ts_offset,
+                    ..
+                } = &self.setup;
                 let conn = Connection::accept(config, self.ports, *iss, *ts_offset, header, now);
                 self.conn = Some(conn);
                 self.listener.on_created();
@@ -171,6 +191,29 @@ impl TcpHost {
         panic!("more than {SEGMENTS_PER_TURN_MAX} actions in one turn");
     }
 
+    /// What applications and networks do to a connection while it runs.
+    fn fiddle(&mut self) {
+        let Some(conn) = &mut self.conn else { return };
+        let rng = &mut self.rng;
+        let config = conn.config().clone();
+        match rng.below(8) {
+            0 => conn.set_path_mss(rng.between(40, u64::from(config.mss_local) + 1) as u16),
+            1 => {
+                let full = u64::from(config.rcv_buf_max_bytes);
+                conn.set_receive_budget(rng.between(full.div_ceil(4), full) as u32);
+            }
+            2 => conn.set_nodelay(rng.chance(500_000)),
+            3 => conn.set_cork(rng.chance(500_000)),
+            4 => conn.flush(),
+            5 => conn.set_quick_ack(rng.chance(500_000)),
+            6 => conn.set_delayed_ack(Duration::from_millis(rng.below(50))),
+            _ => conn.set_rto_bounds(
+                Duration::from_millis(rng.between(1, 100)),
+                Duration::from_millis(rng.between(100, 10_000)),
+            ),
+        }
+    }
+
     /// Frees the connection once nobody needs it.
     fn retire(&mut self) {
         let Some(conn) = &self.conn else { return };
@@ -199,41 +242,68 @@ impl Host for TcpHost {
         {
             conn.on_timer(now);
         }
+        if self.rng.chance(self.setup.fiddle_ppm) {
+            self.fiddle();
+        }
         self.settle(now, send);
+    }
+
+    fn forge(header: &TcpHeader, data: &[u8]) -> Vec<u8> {
+        emit(header, data)
     }
 
     fn poll_at(&self) -> Instant {
         let conn = self.conn.as_ref().filter(|_| self.time_wait.is_none());
         let conn_at = conn.map_or(Instant::FAR_FUTURE, Connection::poll_at);
-        let app_at = if self.conn.is_some() { self.app.resume_at() } else { Instant::FAR_FUTURE };
+        let app_at = if self.conn.is_some() {
+            self.app.resume_at()
+        } else {
+            Instant::FAR_FUTURE
+        };
         // A record is only asked; what is left of the others' time does not matter here.
         conn_at.min(app_at)
     }
 
     fn check(&mut self, now: Instant) {
-        let Some(conn) = self.conn.as_ref().filter(|_| self.time_wait.is_none()) else { return };
+        let Some(conn) = self.conn.as_ref().filter(|_| self.time_wait.is_none()) else {
+            return;
+        };
         let info = conn.info();
         let config = conn.config();
+        // A window field counts in units of its scale, so a promise may round up.
+        let room = u64::from(config.rcv_buf_max_bytes) + (1 << info.rcv_wscale.unwrap_or(0));
+        let readable = conn.readable_bytes() as u64;
         assert!(
-            conn.readable_bytes() <= config.rcv_buf_max_bytes as usize + 1,
-            "{} readable bytes in a buffer of {}",
-            conn.readable_bytes(),
-            config.rcv_buf_max_bytes
+            readable <= room,
+            "{readable} readable bytes in a buffer of {room}"
         );
         if conn.state() == State::Closed {
             return;
         }
         let queued = conn.unacked_bytes();
-        assert!(queued <= config.snd_buf_max_bytes as usize, "the send buffer overflows");
+        assert!(
+            queued <= config.snd_buf_max_bytes as usize,
+            "the send buffer overflows"
+        );
         let acked = self.app.written - queued as u64;
-        assert!(acked >= self.acked, "SND.UNA goes back: {} to {acked}", self.acked);
+        assert!(
+            acked >= self.acked,
+            "SND.UNA goes back: {} to {acked}",
+            self.acked
+        );
         self.acked = acked;
         let next = conn.poll_at();
         let outstanding = queued > 0 || info.unacked > 0;
         if outstanding || matches!(info.state, State::SynSent | State::SynReceived) {
-            assert!(next < Instant::FAR_FUTURE, "no timer, and {queued} bytes queued: {info:?}");
+            assert!(
+                next < Instant::FAR_FUTURE,
+                "no timer, and {queued} bytes queued: {info:?}"
+            );
         }
-        assert!(next >= now, "a timer of the past: {next:?} at {now:?} {info:?}");
+        assert!(
+            next >= now,
+            "a timer of the past: {next:?} at {now:?} {info:?}"
+        );
         assert!(info.snd_mss > 0 && info.cwnd >= info.snd_mss, "{info:?}");
     }
 
@@ -249,18 +319,25 @@ impl Host for TcpHost {
 
     fn describe(&self) -> String {
         let state = self.conn.as_ref().map(|c| c.info());
-        format!("{:?}\n  {:?}\n  {:?}\n  {:?}", self.setup, self.app, state, self.time_wait)
+        format!(
+            "{:?}\n  {:?}\n  {:?}\n  {:?}",
+            self.setup, self.app, state, self.time_wait
+        )
     }
 }
 
 fn check_out(out: &SegmentOut<Bytes>, ports: Ports) {
     let len: usize = out.payload.iter().map(Payload::len).sum();
     assert_eq!(len, out.payload_len as usize);
-    assert_eq!((out.header.src_port, out.header.dst_port), (ports.local, ports.remote));
+    assert_eq!(
+        (out.header.src_port, out.header.dst_port),
+        (ports.local, ports.remote)
+    );
 }
 
 fn gather(pieces: &Pieces<Bytes>) -> Vec<u8> {
-    pieces.iter().flat_map(|p| p.as_bytes()).copied().collect()
+    let pieces: Vec<&[u8]> = pieces.iter().map(Payload::as_bytes).collect();
+    pieces.concat()
 }
 
 fn cut(data: &[u8], pieces: bool, rng: &mut Rng) -> Pieces<Bytes> {
@@ -268,7 +345,11 @@ fn cut(data: &[u8], pieces: bool, rng: &mut Rng) -> Pieces<Bytes> {
     let mut rest = data;
     while !rest.is_empty() {
         let whole = !pieces || out.len() + 1 == out.capacity();
-        let n = if whole { rest.len() } else { rng.between(1, rest.len() as u64) as usize };
+        let n = if whole {
+            rest.len()
+        } else {
+            rng.between(1, rest.len() as u64) as usize
+        };
         let (head, tail) = rest.split_at(n);
         out.push(Bytes::from(head.to_vec()));
         rest = tail;

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::RawFd;
 
-use crate::sys::{self, Errno, EpollEvent, OwnFd};
+use crate::sys::{self, EpollEvent, Errno, OwnFd};
 use crate::time::{Duration, Instant};
 
 /// The address of this is the data of the inner descriptor's registration: an address of ours
@@ -85,9 +85,11 @@ impl Kernel {
     }
 
     pub(super) fn removed(&self) {
-        let _ = self.registered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-            Some(count.saturating_sub(1))
-        });
+        let _ = self
+            .registered
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                Some(count.saturating_sub(1))
+            });
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -134,7 +136,11 @@ impl Kernel {
         let count = sys::epoll_wait(self.fd(), events, Some(0), None)?;
         let found = sift(events, count);
         let every = self.every.load(Ordering::Relaxed);
-        let every = if count != 0 { 1 } else { (every * 2).min(ROUNDS_MAX) };
+        let every = if count != 0 {
+            1
+        } else {
+            (every * 2).min(ROUNDS_MAX)
+        };
         self.every.store(every, Ordering::Relaxed);
         Ok(found)
     }
@@ -146,7 +152,9 @@ pub(super) fn sift(events: &mut [EpollEvent], count: usize) -> Found {
     let mut kept = 0;
     let mut inner = false;
     for at in 0..count.min(events.len()) {
-        let Some(event) = events.get(at).copied() else { break };
+        let Some(event) = events.get(at).copied() else {
+            break;
+        };
         if event.data == mark {
             inner = true;
             continue;
@@ -156,7 +164,10 @@ pub(super) fn sift(events: &mut [EpollEvent], count: usize) -> Found {
         }
         kept += 1;
     }
-    Found { events: kept, inner }
+    Found {
+        events: kept,
+        inner,
+    }
 }
 
 /// The descriptor of ours inside the application's.
@@ -168,8 +179,14 @@ pub(super) struct Inner {
 
 impl Inner {
     pub(super) fn new(kernel: &Kernel) -> Result<Self, Errno> {
-        let inner = Self { epoll: OwnFd::epoll()?, event: OwnFd::eventfd()? };
-        let readable = |data| EpollEvent { events: libc::EPOLLIN as u32, data };
+        let inner = Self {
+            epoll: OwnFd::epoll()?,
+            event: OwnFd::eventfd()?,
+        };
+        let readable = |data| EpollEvent {
+            events: libc::EPOLLIN as u32,
+            data,
+        };
         let add = libc::EPOLL_CTL_ADD;
         sys::epoll_ctl(
             inner.epoll.fd(),
@@ -197,8 +214,10 @@ impl Inner {
     /// Watches the kernel's half of a listener. Edge-triggered: whether connections still wait
     /// there is asked of the socket when its item is reported.
     pub(super) fn watch(&self, fd: RawFd, handle: u64) -> Result<(), Errno> {
-        let event =
-            EpollEvent { events: (libc::EPOLLIN | libc::EPOLLET) as u32, data: handle };
+        let event = EpollEvent {
+            events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+            data: handle,
+        };
         sys::epoll_ctl(self.epoll.fd(), libc::EPOLL_CTL_ADD, fd, Some(event))
     }
 
@@ -243,11 +262,19 @@ mod tests {
         assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
         assert!(kernel.is_due(now + ASK_EVERY), "time is up");
         let event = OwnFd::eventfd().unwrap();
-        let wanted = EpollEvent { events: libc::EPOLLIN as u32, data: 5 };
-        sys::epoll_ctl(kernel.fd(), libc::EPOLL_CTL_ADD, event.fd(), Some(wanted))
-            .unwrap();
+        let wanted = EpollEvent {
+            events: libc::EPOLLIN as u32,
+            data: 5,
+        };
+        sys::epoll_ctl(kernel.fd(), libc::EPOLL_CTL_ADD, event.fd(), Some(wanted)).unwrap();
         sys::eventfd_raise(event.fd());
-        assert_eq!(kernel.ask(now, &mut events), Ok(Found { events: 1, inner: false }));
+        assert_eq!(
+            kernel.ask(now, &mut events),
+            Ok(Found {
+                events: 1,
+                inner: false
+            })
+        );
         assert!(kernel.is_due(now), "an event brings the next");
     }
 
@@ -255,7 +282,13 @@ mod tests {
     fn the_mark_is_sifted_out() {
         let event = |data| EpollEvent { events: 1, data };
         let mut events = [event(1), event(inner_mark()), event(2), event(3)];
-        assert_eq!(sift(&mut events, 3), Found { events: 2, inner: true });
+        assert_eq!(
+            sift(&mut events, 3),
+            Found {
+                events: 2,
+                inner: true
+            }
+        );
         assert_eq!(events[..2], [event(1), event(2)]);
     }
 }

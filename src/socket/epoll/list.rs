@@ -57,7 +57,13 @@ pub(super) struct Items {
 
 impl Default for Items {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), head: NONE, tail: NONE, queued: 0 }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            head: NONE,
+            tail: NONE,
+            queued: 0,
+        }
     }
 }
 
@@ -74,7 +80,10 @@ impl Handle {
     }
 
     pub(super) fn from_bits(bits: u64) -> Self {
-        Self { index: bits as u32, generation: (bits >> 32) as u32 }
+        Self {
+            index: bits as u32,
+            generation: (bits >> 32) as u32,
+        }
     }
 }
 
@@ -86,7 +95,10 @@ impl Items {
         });
         let slot = &mut self.slots[index as usize];
         slot.item = Some(item);
-        Handle { index, generation: slot.generation }
+        Handle {
+            index,
+            generation: slot.generation,
+        }
     }
 
     pub(super) fn remove(&mut self, handle: Handle) -> Option<Item> {
@@ -100,12 +112,20 @@ impl Items {
 
     pub(super) fn get(&self, handle: Handle) -> Option<&Item> {
         let slot = self.slots.get(handle.index as usize)?;
-        if slot.generation == handle.generation { slot.item.as_ref() } else { None }
+        if slot.generation == handle.generation {
+            slot.item.as_ref()
+        } else {
+            None
+        }
     }
 
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut Item> {
         let slot = self.slots.get_mut(handle.index as usize)?;
-        if slot.generation == handle.generation { slot.item.as_mut() } else { None }
+        if slot.generation == handle.generation {
+            slot.item.as_mut()
+        } else {
+            None
+        }
     }
 
     pub(super) fn handles(&self) -> Vec<Handle> {
@@ -113,7 +133,10 @@ impl Items {
             .iter()
             .enumerate()
             .filter(|(_, slot)| slot.item.is_some())
-            .map(|(index, slot)| Handle { index: index as u32, generation: slot.generation })
+            .map(|(index, slot)| Handle {
+                index: index as u32,
+                generation: slot.generation,
+            })
             .collect()
     }
 
@@ -126,7 +149,9 @@ impl Items {
     pub(super) fn push_back(&mut self, handle: Handle) {
         let tail = self.tail;
         let index = handle.index;
-        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
         if slot.queued {
             return;
         }
@@ -150,7 +175,9 @@ impl Items {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return;
+        };
         if !slot.queued {
             return;
         }

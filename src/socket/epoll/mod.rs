@@ -24,9 +24,9 @@ mod tests;
 mod wait;
 
 pub use change::change;
+pub(crate) use set::bits;
 pub use set::{Set, create};
 pub use wait::wait;
-pub(crate) use set::bits;
 
 use super::description::Pin;
 

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use super::kernel::{Inner, Kernel};
 use super::list::{Handle, Item, Items, Side};
 use crate::socket::description::{self, DescriptionId, Kind, Watcher};
-use crate::socket::runtime;
 use crate::socket::runtime::wake::Wake;
 use crate::stack::Ready;
-use crate::sys::{self, Errno, EpollEvent, ForkMutex, OwnFd};
+use crate::sys::{self, EpollEvent, Errno, ForkMutex, OwnFd};
 
 pub(super) const EPOLLERR: u32 = libc::EPOLLERR as u32;
 pub(super) const EPOLLHUP: u32 = libc::EPOLLHUP as u32;
@@ -140,7 +139,10 @@ impl Set {
             state.index.clear();
             state.luna_items = 0;
             let handles = state.items.handles();
-            let items = handles.into_iter().filter_map(|h| state.items.remove(h)).collect();
+            let items = handles
+                .into_iter()
+                .filter_map(|h| state.items.remove(h))
+                .collect();
             self.settle(&mut state);
             items
         };
@@ -174,14 +176,21 @@ impl Set {
             if count == events.len() {
                 break;
             }
-            let Some(handle) = state.items.pop_front() else { break };
-            let Some(item) = state.items.get_mut(handle) else { continue };
+            let Some(handle) = state.items.pop_front() else {
+                break;
+            };
+            let Some(item) = state.items.get_mut(handle) else {
+                continue;
+            };
             let ready = level(item) & item.events;
             if ready == 0 {
                 continue;
             }
             if let Some(event) = events.get_mut(count) {
-                *event = EpollEvent { events: ready, data: item.data };
+                *event = EpollEvent {
+                    events: ready,
+                    data: item.data,
+                };
             }
             count += 1;
             if item.events & EPOLLONESHOT != 0 {
@@ -206,8 +215,12 @@ impl Set {
         let mut state = self.state.lock();
         let mut found = false;
         for _ in 0..state.items.queued() {
-            let Some(handle) = state.items.pop_front() else { break };
-            let Some(item) = state.items.get_mut(handle) else { continue };
+            let Some(handle) = state.items.pop_front() else {
+                break;
+            };
+            let Some(item) = state.items.get_mut(handle) else {
+                continue;
+            };
             if level(item) & item.events != 0 {
                 // It keeps its place well enough: the order among equals is not promised.
                 state.items.push_back(handle);
@@ -227,14 +240,21 @@ impl Set {
     pub(crate) fn add_sleeper(&self, bell: &Arc<Wake>, exclusive: bool) {
         let mut state = self.state.lock();
         if !state.sleepers.iter().any(|s| Arc::ptr_eq(&s.bell, bell)) {
-            state.sleepers.push(Sleeper { bell: Arc::clone(bell), exclusive });
+            state.sleepers.push(Sleeper {
+                bell: Arc::clone(bell),
+                exclusive,
+            });
         }
     }
 
     /// No more. If it was rung meanwhile and leaves something, another must look.
     pub(crate) fn remove_sleeper(&self, bell: &Arc<Wake>) {
         let mut state = self.state.lock();
-        if let Some(at) = state.sleepers.iter().position(|s| Arc::ptr_eq(&s.bell, bell)) {
+        if let Some(at) = state
+            .sleepers
+            .iter()
+            .position(|s| Arc::ptr_eq(&s.bell, bell))
+        {
             state.sleepers.remove(at);
         } else if state.items.queued() != 0
             && let Some(next) = state.next_sleeper()
@@ -247,7 +267,9 @@ impl Set {
     /// Queues an item if its level says so; for additions and changes.
     pub(super) fn reconsider(&self, handle: Handle) {
         let mut state = self.state.lock();
-        let Some(item) = state.items.get_mut(handle) else { return };
+        let Some(item) = state.items.get_mut(handle) else {
+            return;
+        };
         if item.side == Side::Kernel || level(item) & item.events == 0 {
             return;
         }
@@ -314,16 +336,30 @@ impl State {
     /// (the kernel's order too). It is taken off the list, so that the next wakeup goes to
     /// another.
     fn next_sleeper(&mut self) -> Option<Arc<Wake>> {
-        let at = self.sleepers.iter().rposition(|sleeper| sleeper.exclusive)?;
+        let at = self
+            .sleepers
+            .iter()
+            .rposition(|sleeper| sleeper.exclusive)?;
         Some(self.sleepers.remove(at).bell)
     }
 
     fn bells(&mut self) -> Bells {
         if self.sleepers.is_empty() {
-            return Bells { one: None, all: Vec::new() };
+            return Bells {
+                one: None,
+                all: Vec::new(),
+            };
         }
-        let all = self.sleepers.iter().filter(|s| !s.exclusive).map(|s| s.bell.clone()).collect();
-        Bells { one: self.next_sleeper(), all }
+        let all = self
+            .sleepers
+            .iter()
+            .filter(|s| !s.exclusive)
+            .map(|s| s.bell.clone())
+            .collect();
+        Bells {
+            one: self.next_sleeper(),
+            all,
+        }
     }
 }
 
@@ -349,7 +385,7 @@ fn level_of(id: DescriptionId) -> Ready {
     if let Some(level) = super::tests::fake_level(id) {
         return level;
     }
-    description::pin(id).map_or(Ready::empty(), |pin| runtime::level(&pin))
+    description::pin(id).map_or(Ready::empty(), |pin| crate::socket::ready(&pin))
 }
 
 /// A set's entry in a description's list of watchers.
@@ -363,7 +399,9 @@ pub(super) struct Entry {
 impl Watcher for Entry {
     fn wake(&self, edge: Ready) -> bool {
         let mut state = self.set.state.lock();
-        let Some(item) = state.items.get(self.handle) else { return false };
+        let Some(item) = state.items.get(self.handle) else {
+            return false;
+        };
         if item.side == Side::Kernel || item.events & bits(edge) & !PRIVATE_BITS == 0 {
             return false;
         }
@@ -384,7 +422,9 @@ impl Watcher for Entry {
     fn closed(&self) {
         let _changes = self.set.changes.lock();
         let mut state = self.set.state.lock();
-        let Some(item) = state.items.remove(self.handle) else { return };
+        let Some(item) = state.items.remove(self.handle) else {
+            return;
+        };
         state.index.remove(&(item.fd, item.description));
         if item.side != Side::Kernel {
             state.luna_items -= 1;

@@ -1,1 +1,5 @@
-pub(crate) fn fake_level(id: crate::socket::description::DescriptionId) -> Option<crate::stack::Ready> { crate::socket::runtime::fake::level(id) }
+pub(crate) fn fake_level(
+    id: crate::socket::description::DescriptionId,
+) -> Option<crate::stack::Ready> {
+    crate::socket::runtime::fake::level(id)
+}

@@ -13,7 +13,7 @@ use crate::socket::runtime::engine::Engine;
 use crate::socket::runtime::thread::with_me;
 use crate::socket::runtime::wait::{Condition, Look, Patience, wait as wait_for};
 use crate::socket::runtime::wake::Wake;
-use crate::sys::{self, Errno, EpollEvent, PollFd, SignalSet};
+use crate::sys::{self, EpollEvent, Errno, PollFd, SignalSet};
 use crate::time::{Clock, Duration, Instant, SystemClock};
 
 /// Most events that one wait gives, as in the kernel (`EP_MAX_EVENTS` is far more; this bounds
@@ -48,7 +48,9 @@ pub fn wait(
         patience = timeout.map_or(Patience::Endless, |t| Patience::Until(started + t));
     }
     // The runtime is up: it never goes away but in the child of a fork.
-    let Some(crew) = runtime::crew() else { return Ok(0) };
+    let Some(crew) = runtime::crew() else {
+        return Ok(0);
+    };
     wait_with(crew, set, events, patience, mask)
 }
 
@@ -76,7 +78,9 @@ fn wait_in_kernel(
     timeout: Option<Duration>,
     mask: Option<SignalSet>,
 ) -> Result<Option<usize>, Errno> {
-    let started = timeout.filter(|t| *t != Duration::ZERO).map(|t| (SystemClock.now(), t));
+    let started = timeout
+        .filter(|t| *t != Duration::ZERO)
+        .map(|t| (SystemClock.now(), t));
     let mut left = timeout;
     loop {
         if !set.enter_kernel() {
@@ -146,8 +150,14 @@ impl Condition for Waiting<'_> {
         let mut count = 0;
         if self.set.has_queued() {
             let room = self.events.len();
-            let share = if kernel { self.set.kernel.share(room) } else { room };
-            count = self.set.collect(self.events.get_mut(..share).unwrap_or_default());
+            let share = if kernel {
+                self.set.kernel.share(room)
+            } else {
+                room
+            };
+            count = self
+                .set
+                .collect(self.events.get_mut(..share).unwrap_or_default());
         }
         if kernel {
             let ours = count;
@@ -170,6 +180,10 @@ impl Condition for Waiting<'_> {
 
     fn fds(&self, fds: &mut Vec<PollFd>) {
         let fd: RawFd = self.set.kernel_fd();
-        fds.push(PollFd { fd, events: libc::POLLIN, revents: 0 });
+        fds.push(PollFd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        });
     }
 }

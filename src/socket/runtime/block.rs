@@ -26,7 +26,10 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        Self { key: 0, armed: false }
+        Self {
+            key: 0,
+            armed: false,
+        }
     }
 
     pub(crate) fn arm(&mut self, pin: &Pin, bell: &Arc<Wake>) {
@@ -88,7 +91,11 @@ impl<L: Fn(&Pin) -> Ready, D: Fn() -> u64> Condition for Blocked<'_, L, D> {
 
     fn fds(&self, fds: &mut Vec<PollFd>) {
         if self.pin.kind() == Kind::Listener {
-            fds.push(PollFd { fd: self.pin.fd(), events: libc::POLLIN, revents: 0 });
+            fds.push(PollFd {
+                fd: self.pin.fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            });
         }
     }
 }
@@ -117,7 +124,11 @@ pub(super) fn wait_on<E: Engine>(
 
 /// Waits for the kernel's half of a listener when there are no shards.
 pub(super) fn wait_in_kernel(pin: &Pin, deadline: Option<Instant>) -> Result<Ready, Errno> {
-    let mut fds = [PollFd { fd: pin.fd(), events: libc::POLLIN, revents: 0 }];
+    let mut fds = [PollFd {
+        fd: pin.fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    }];
     let left = deadline.map(|d| d.saturating_since(SystemClock.now()).as_nanos());
     match sys::ppoll(&mut fds, left, None)? {
         0 => Err(Errno::AGAIN),

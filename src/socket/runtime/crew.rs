@@ -146,7 +146,9 @@ impl<E: Engine> Crew<E> {
 
     /// Sends what is queued on a shard.
     pub(crate) fn flush(&self, me: &Me, index: usize) {
-        let Some(lane) = self.lanes.get(index) else { return };
+        let Some(lane) = self.lanes.get(index) else {
+            return;
+        };
         let _ = me.take_dirty(index);
         self.with_wakeups(me, |wakeups| lane.flush(SystemClock.now(), wakeups));
     }
@@ -207,7 +209,8 @@ impl<E: Engine> Crew<E> {
             let follower = {
                 let mut followers = self.followers.lock();
                 let follower = followers.pop();
-                self.followers_count.store(followers.len(), Ordering::SeqCst);
+                self.followers_count
+                    .store(followers.len(), Ordering::SeqCst);
                 follower
             };
             if let Some(follower) = follower {
@@ -226,7 +229,11 @@ impl<E: Engine> Crew<E> {
     pub(crate) fn steward_sleeps(&self) -> bool {
         // Pairs with `leave`: either it sees this, or we see that nobody leads.
         self.steward_asleep.store(true, Ordering::SeqCst);
-        if self.lanes.iter().any(|lane| lane.leader() == super::thread::NOBODY) {
+        if self
+            .lanes
+            .iter()
+            .any(|lane| lane.leader() == super::thread::NOBODY)
+        {
             self.steward_asleep.store(false, Ordering::SeqCst);
             return false;
         }
@@ -310,13 +317,15 @@ impl<E: Engine> Crew<E> {
     fn follow(&self, bell: &Arc<Wake>) {
         let mut followers = self.followers.lock();
         followers.push(Arc::clone(bell));
-        self.followers_count.store(followers.len(), Ordering::SeqCst);
+        self.followers_count
+            .store(followers.len(), Ordering::SeqCst);
     }
 
     fn unfollow(&self, bell: &Arc<Wake>) {
         let mut followers = self.followers.lock();
         followers.retain(|other| !Arc::ptr_eq(other, bell));
-        self.followers_count.store(followers.len(), Ordering::SeqCst);
+        self.followers_count
+            .store(followers.len(), Ordering::SeqCst);
     }
 }
 
@@ -326,5 +335,9 @@ fn is_absent(leader: u32) -> bool {
 }
 
 fn readable(fd: RawFd) -> PollFd {
-    PollFd { fd, events: libc::POLLIN, revents: 0 }
+    PollFd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
 }

@@ -37,7 +37,10 @@ pub(crate) struct Link {
 impl Link {
     /// A frame that makes something of the description ready.
     pub(crate) fn send(&self, id: DescriptionId, edge: Ready) {
-        self.wire.0.lock().unwrap().frames.push_back(Wakeup { token: id.to_bits(), edge });
+        self.wire.0.lock().unwrap().frames.push_back(Wakeup {
+            token: id.to_bits(),
+            edge,
+        });
         sys::eventfd_raise(self.event.fd());
     }
 
@@ -63,7 +66,11 @@ impl Link {
         while !done(self) {
             assert!(SystemClock.now() < end, "{what} does not happen");
             let wire = self.wire.0.lock().unwrap();
-            let _ = self.wire.1.wait_timeout(wire, std::time::Duration::from_micros(200)).unwrap();
+            let _ = self
+                .wire
+                .1
+                .wait_timeout(wire, std::time::Duration::from_micros(200))
+                .unwrap();
         }
     }
 }
@@ -94,7 +101,10 @@ impl Engine for FakeShard {
         let rx_frames = wire.frames.len();
         self.out.extend(wire.frames.drain(..));
         self.link.wire.1.notify_all();
-        TurnReport { rx_frames, ..TurnReport::default() }
+        TurnReport {
+            rx_frames,
+            ..TurnReport::default()
+        }
     }
 
     fn flush(&mut self, _now: Instant) -> TurnReport {
@@ -103,7 +113,13 @@ impl Engine for FakeShard {
     }
 
     fn next_deadline(&self) -> Instant {
-        self.link.wire.0.lock().unwrap().deadline.unwrap_or(Instant::FAR_FUTURE)
+        self.link
+            .wire
+            .0
+            .lock()
+            .unwrap()
+            .deadline
+            .unwrap_or(Instant::FAR_FUTURE)
     }
 
     fn arm(&mut self) -> bool {
@@ -138,7 +154,11 @@ pub(crate) fn crew(lanes: usize, manner: Manner) -> (Arc<Crew<FakeShard>>, Vec<L
         .map(|link| {
             let fds = [link.event.fd()];
             let link = link.clone();
-            Lane::new(ShardCell::new(move || FakeShard { link, fds, out: Vec::new() }))
+            Lane::new(ShardCell::new(move || FakeShard {
+                link,
+                fds,
+                out: Vec::new(),
+            }))
         })
         .collect();
     (Arc::new(Crew::new(lanes, manner).unwrap()), links)
@@ -176,7 +196,11 @@ static LEVELS: Mutex<Option<HashMap<u64, Ready>>> = Mutex::new(None);
 
 /// Makes a description of a test ready for this, without an event.
 pub(crate) fn set_level(token: u64, level: Ready) {
-    LEVELS.lock().unwrap().get_or_insert_default().insert(token, level);
+    LEVELS
+        .lock()
+        .unwrap()
+        .get_or_insert_default()
+        .insert(token, level);
 }
 
 pub(crate) fn level(id: DescriptionId) -> Option<Ready> {
@@ -184,7 +208,9 @@ pub(crate) fn level(id: DescriptionId) -> Option<Ready> {
 }
 
 fn level_of_bits(token: u64) -> Ready {
-    DescriptionId::from_bits(token).and_then(level).unwrap_or(Ready::empty())
+    DescriptionId::from_bits(token)
+        .and_then(level)
+        .unwrap_or(Ready::empty())
 }
 
 /// A socket of ours without a shard: its level is what a test says.

@@ -35,7 +35,9 @@ pub(crate) struct Lane<E> {
 
 impl<E: Engine> Lane<E> {
     pub(crate) fn new(cell: ShardCell<E>) -> Self {
-        let fds = cell.with(|engine| engine.wait_fds().to_vec()).unwrap_or_default();
+        let fds = cell
+            .with(|engine| engine.wait_fds().to_vec())
+            .unwrap_or_default();
         Self {
             cell,
             fds,
@@ -67,8 +69,11 @@ impl<E: Engine> Lane<E> {
             engine.take_wakeups(out);
             (report, engine.next_deadline())
         };
-        let turned =
-            if wait { self.cell.with(turn) } else { self.cell.try_with(turn)? };
+        let turned = if wait {
+            self.cell.with(turn)
+        } else {
+            self.cell.try_with(turn)?
+        };
         let (report, deadline) = turned.ok()?;
         self.turned.store(now.as_nanos(), Ordering::Relaxed);
         self.note_deadline(deadline);
@@ -122,7 +127,8 @@ impl<E: Engine> Lane<E> {
     /// Announces the leader's sleep; false if a deadline has moved forward meanwhile.
     pub(crate) fn sleeps_until(&self, until: Instant, bell: &Arc<Wake>) -> bool {
         *self.bell.lock() = Some(Arc::clone(bell));
-        self.asleep_until.store(until.as_nanos().max(1), Ordering::SeqCst);
+        self.asleep_until
+            .store(until.as_nanos().max(1), Ordering::SeqCst);
         self.deadline.load(Ordering::SeqCst) >= until.as_nanos()
     }
 

@@ -41,7 +41,14 @@ where
     let thread = std::thread::Builder::new()
         .name("luna-steward".into())
         .stack_size(256 * 1024)
-        .spawn(move || Steward { crew: &*crew, chores, quiet: 0 }.run());
+        .spawn(move || {
+            Steward {
+                crew: &*crew,
+                chores,
+                quiet: 0,
+            }
+            .run()
+        });
     set_signal_mask(before);
     thread
 }
@@ -60,7 +67,11 @@ impl<E: Engine> Steward<'_, E> {
             let deadline = self.round();
             fds.clear();
             if let Some(fd) = self.chores.fd() {
-                fds.push(PollFd { fd, events: libc::POLLIN, revents: 0 });
+                fds.push(PollFd {
+                    fd,
+                    events: libc::POLLIN,
+                    revents: 0,
+                });
             }
             // Without a tick to come, whoever leaves a shard must tell.
             let asleep = deadline == Instant::FAR_FUTURE;
@@ -69,7 +80,9 @@ impl<E: Engine> Steward<'_, E> {
             }
             let led = |lane: &&super::lane::Lane<E>| lane.leader() == STEWARD;
             // An error is a signal's, and all are blocked.
-            let _ = self.crew.sleep_on(&led, &bell, &mut fds, deadline, SignalSet::ALL);
+            let _ = self
+                .crew
+                .sleep_on(&led, &bell, &mut fds, deadline, SignalSet::ALL);
             if asleep {
                 self.crew.steward_wakes();
             }
@@ -97,9 +110,17 @@ impl<E: Engine> Steward<'_, E> {
                 _ => {}
             }
         }
-        self.quiet = if tick { 0 } else { self.quiet.saturating_add(1) };
+        self.quiet = if tick {
+            0
+        } else {
+            self.quiet.saturating_add(1)
+        };
         // While the application comes and goes, keep the tick: see QUIET_TICKS.
-        if tick || self.quiet < QUIET_TICKS { now + after } else { Instant::FAR_FUTURE }
+        if tick || self.quiet < QUIET_TICKS {
+            now + after
+        } else {
+            Instant::FAR_FUTURE
+        }
     }
 
     fn turn(&self, lane: &super::lane::Lane<E>, now: Instant) {

@@ -55,7 +55,11 @@ impl Me {
         Self {
             // After four thousand million threads numbers repeat: two threads could then
             // both believe to lead, which costs a wasted wake-up.
-            number: if number == NOBODY || number == STEWARD { 1 } else { number },
+            number: if number == NOBODY || number == STEWARD {
+                1
+            } else {
+                number
+            },
             in_loop: Cell::new(false),
             dirty: Cell::new(0),
             deferred: Cell::new(0),
@@ -92,7 +96,11 @@ impl Me {
         }
         self.dirty.set(self.dirty.get() | 1 << lane);
         let deferred = self.deferred.get() + 1;
-        self.deferred.set(if deferred == DEFERRED_WRITES_MAX { 0 } else { deferred });
+        self.deferred.set(if deferred == DEFERRED_WRITES_MAX {
+            0
+        } else {
+            deferred
+        });
         deferred == DEFERRED_WRITES_MAX
     }
 
@@ -124,7 +132,8 @@ impl Me {
             let away = now.saturating_since(left).as_nanos().min(1_000_000_000);
             let mean = self.away.get().as_nanos();
             // An eighth of the news: the weight of RFC 6298's round trip times.
-            self.away.set(Duration::from_nanos(mean - mean / 8 + away / 8));
+            self.away
+                .set(Duration::from_nanos(mean - mean / 8 + away / 8));
         }
     }
 

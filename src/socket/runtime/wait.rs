@@ -71,7 +71,9 @@ struct Held {
 
 impl Held {
     fn new() -> Self {
-        Self { before: set_signal_mask(SignalSet::ALL_BUT_FAULTS) }
+        Self {
+            before: set_signal_mask(SignalSet::ALL_BUT_FAULTS),
+        }
     }
 }
 
@@ -96,7 +98,13 @@ pub(crate) fn wait<E: Engine, C: Condition>(
 ) -> Result<Option<C::Output>, Errno> {
     with_me(|me| {
         crew.enter(me);
-        let mut visit = Visit { crew, me, mask, held: None, now: Instant::ZERO };
+        let mut visit = Visit {
+            crew,
+            me,
+            mask,
+            held: None,
+            now: Instant::ZERO,
+        };
         let result = visit.run(condition, patience);
         let now = visit.now;
         crew.leave(me, now);

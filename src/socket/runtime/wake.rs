@@ -49,7 +49,10 @@ impl Wake {
 
     /// About to sleep. False: it has rung since the last sleep; look again instead.
     pub(crate) fn prepare(&self) -> bool {
-        if self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        if self
+            .state
+            .compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
         {
             return true;
         }
@@ -99,7 +102,11 @@ mod tests {
         if !wake.prepare() {
             return false;
         }
-        let mut fds = [PollFd { fd: wake.fd(), events: libc::POLLIN, revents: 0 }];
+        let mut fds = [PollFd {
+            fd: wake.fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        }];
         let n = ppoll(&mut fds, Some(timeout_ns), None).unwrap();
         wake.finish(n != 0);
         n == 0
