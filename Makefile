@@ -34,5 +34,7 @@ soak:
 
 install: build
 	install -D -m 755 target/release/luna $(DESTDIR)$(PREFIX)/bin/luna
-	install -D -m 755 target/release/libluna.so $(DESTDIR)$(PREFIX)/lib/libluna.so
+	install -D -m 755 target/release/libluna.so $(DESTDIR)$(PREFIX)/lib/libluna.so.0
+	ln -sf libluna.so.0 $(DESTDIR)$(PREFIX)/lib/libluna.so
 	install -D -m 755 target/release/libluna_preload.so $(DESTDIR)$(PREFIX)/lib/libluna_preload.so
+	install -D -m 644 include/luna.h $(DESTDIR)$(PREFIX)/include/luna.h
