@@ -23,7 +23,11 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn run(mut command: Command) -> (String, String, i32) {
-    let Output { stdout, stderr, status } = command.output().unwrap();
+    let Output {
+        stdout,
+        stderr,
+        status,
+    } = command.output().unwrap();
     (text(&stdout), text(&stderr), status.code().unwrap_or(-1))
 }
 
@@ -40,7 +44,13 @@ fn board() -> Board {
         ..BoardInfo::default()
     };
     let board = Board::create(&info, 100).unwrap();
-    board.publish(1, &Counters { rx_frames: 4711, ..Counters::default() });
+    board.publish(
+        1,
+        &Counters {
+            rx_frames: 4711,
+            ..Counters::default()
+        },
+    );
     let local = "10.9.0.1:6379".parse().unwrap();
     let none = "0.0.0.0:0".parse().unwrap();
     let listener = SocketRow::new(RowState::Listen, Reason::ChildProcess, local, none);
@@ -59,23 +69,42 @@ fn sockets_and_counters_of_this_process_are_shown() {
     let lines = |arguments: &[&str]| -> Vec<String> {
         let (stdout, _, code) = run(luna(arguments));
         assert_eq!(code, 0);
-        stdout.lines().filter(|line| line.starts_with(&process)).map(str::to_owned).collect()
+        stdout
+            .lines()
+            .filter(|line| line.starts_with(&process))
+            .map(str::to_owned)
+            .collect()
     };
     let connected = lines(&["ss"]);
-    let [line] = connected.as_slice() else { unreachable!("{connected:?}") };
+    let [line] = connected.as_slice() else {
+        unreachable!("{connected:?}")
+    };
     let words: Vec<&str> = line.split_whitespace().collect();
-    let expected =
-        [process.as_str(), "9", "ESTAB", "10.9.0.1:6379", "10.9.0.2:61440", "luna", "0", "0"];
+    let expected = [
+        process.as_str(),
+        "9",
+        "ESTAB",
+        "10.9.0.1:6379",
+        "10.9.0.2:61440",
+        "luna",
+        "0",
+        "0",
+    ];
     assert_eq!(words.get(..8).unwrap(), expected);
     assert_eq!(words.get(8..).unwrap(), ["2.0K", "0", "0", "37/5us", "-"]);
     let all = lines(&["ss", "-a"]);
     assert_eq!(all.len(), 2);
-    assert!(all.iter().any(|line| line.contains("LISTEN") && line.contains("child_process")));
+    assert!(
+        all.iter()
+            .any(|line| line.contains("LISTEN") && line.contains("child_process"))
+    );
 
     let own = |arguments: &[&str]| -> serde_json::Value {
         let (stdout, _, _) = run(luna(arguments));
         let all: Vec<serde_json::Value> = serde_json::from_str(&stdout).unwrap();
-        all.into_iter().find(|process| process["pid"] == std::process::id()).unwrap()
+        all.into_iter()
+            .find(|process| process["pid"] == std::process::id())
+            .unwrap()
     };
     let sockets = own(&["ss", "--json"]);
     assert_eq!(sockets["sockets"][0]["reason"], "child_process");
@@ -83,7 +112,10 @@ fn sockets_and_counters_of_this_process_are_shown() {
     let counters = own(&["stat", "--json"]);
     assert_eq!(counters["shards"][1]["rx_frames"], 4711);
     let (stdout, _, _) = run(luna(&["stat"]));
-    assert!(stdout.contains("4711") && stdout.contains("Frames received"), "{stdout}");
+    assert!(
+        stdout.contains("4711") && stdout.contains("Frames received"),
+        "{stdout}"
+    );
 
     drop(board);
     assert!(lines(&["ss", "-a"]).is_empty(), "what is gone is not shown");
@@ -97,14 +129,21 @@ fn a_mistake_is_one_line_and_the_program_still_runs() {
         (vec!["--dev", "eth0"], "LUNA_DEV: `eth0` is not valid"),
         (vec!["--dev", "pci:3b:00.1"], "no driver for pci"),
         (vec!["--dev", "xdp:nosuchif0"], "nosuchif0"),
-        (vec!["--dev", "xdp:lo", "--listen", "80,x"], "LUNA_LISTEN: `x` is not valid"),
+        (
+            vec!["--dev", "xdp:lo", "--listen", "80,x"],
+            "LUNA_LISTEN: `x` is not valid",
+        ),
         (vec!["--config", "/nonexistent.toml"], "/nonexistent.toml"),
     ] {
         let mut arguments = vec!["run"];
         arguments.extend(&options);
         arguments.extend(echo);
         let (stdout, stderr, code) = run(luna(&arguments));
-        assert_eq!((stdout.as_str(), code), ("ran 1\n", 0), "{options:?}: {stderr}");
+        assert_eq!(
+            (stdout.as_str(), code),
+            ("ran 1\n", 0),
+            "{options:?}: {stderr}"
+        );
         assert!(stderr.contains(message), "{stderr}");
         assert_eq!(stderr.lines().count(), 2, "{stderr}");
 
@@ -135,8 +174,24 @@ fn the_program_gets_the_settings() {
     std::fs::copy(env!("CARGO_BIN_EXE_luna"), &command).unwrap();
     std::fs::write(directory.path().join("libluna_preload.so"), "").unwrap();
     let output = Command::new(&command)
-        .args(["run", "--dev", "xdp:lo", "--listen", "7000", "--mode", "dedicated", "--shards"])
-        .args(["2", "--busy", "--", "sh", "-c", "echo $LUNA_DEV $LUNA_LISTEN $LUNA_MODE"])
+        .args([
+            "run",
+            "--dev",
+            "xdp:lo",
+            "--listen",
+            "7000",
+            "--mode",
+            "dedicated",
+            "--shards",
+        ])
+        .args([
+            "2",
+            "--busy",
+            "--",
+            "sh",
+            "-c",
+            "echo $LUNA_DEV $LUNA_LISTEN $LUNA_MODE",
+        ])
         .env("LUNA_DEV", "xdp:overridden")
         .env("LD_PRELOAD", "libother.so")
         .output()
@@ -152,13 +207,26 @@ fn the_program_gets_the_settings() {
 #[test]
 fn the_doctor_examines_and_does_not_crash() {
     let (stdout, _, _) = run(luna(&["doctor"]));
-    for word in ["kernel:", "privileges:", "huge pages:", "client ports", "configuration:"] {
+    for word in [
+        "kernel:",
+        "privileges:",
+        "huge pages:",
+        "client ports",
+        "configuration:",
+    ] {
         assert!(stdout.contains(word), "{word} in {stdout}");
     }
     let (stdout, _, code) = run(luna(&["doctor", "--dev", "xdp:nosuchif0"]));
     assert!(stdout.contains("FAIL  nosuchif0") && code == 1, "{stdout}");
-    let (stdout, _, code) = run(luna(&["doctor", "--dev", "memif:/a,role=server,ip=1.1.1.1/8"]));
-    assert!(stdout.contains("no driver for memif") && code == 1, "{stdout}");
+    let (stdout, _, code) = run(luna(&[
+        "doctor",
+        "--dev",
+        "memif:/a,role=server,ip=1.1.1.1/8",
+    ]));
+    assert!(
+        stdout.contains("no driver for memif") && code == 1,
+        "{stdout}"
+    );
 }
 
 #[test]

@@ -14,8 +14,8 @@ use clap::{Parser, Subcommand};
 
 /// A user-space TCP stack for unmodified programs.
 ///
-/// Sockets whose local port is reserved for luna use the stack; all others stay on the kernel. Every
-/// option of `luna run` can be given as an environment variable or in a file as well; see
+/// Sockets whose local port is reserved for luna use the stack; all others stay on the kernel.
+/// Every option of `luna run` can be given as an environment variable or in a file as well; see
 /// `luna run --help`.
 #[derive(Parser)]
 #[command(name = "luna", version, max_term_width = 100)]
