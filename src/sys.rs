@@ -11,6 +11,8 @@ mod guard;
 pub mod internal;
 mod leaked;
 mod lock;
+#[cfg(test)]
+pub(crate) mod signals;
 
 pub use event::*;
 pub use fd::*;

@@ -51,19 +51,21 @@ fn again(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
         pin.wake(Ready::OUT | Ready::HUP);
         return Ok(());
     }
-    if addr::decode(address).is_none() {
-        let family = addr::family(address).ok_or(Errno::INVAL)?;
-        let known = family == libc::AF_INET || family == libc::AF_INET6;
-        return Err(if known {
-            Errno::INVAL
-        } else {
-            Errno::AFNOSUPPORT
-        });
+    if address.len() < size_of::<libc::sa_family_t>() {
+        return Err(Errno::INVAL);
     }
     let phase = pin.socket.lock().phase;
     match phase {
         Phase::Connected => Err(Errno::ISCONN),
         Phase::Connecting => outcome(pin, Errno::ALREADY),
+        Phase::Idle if addr::decode(address).is_none() => {
+            let known = matches!(addr::family(address), Some(libc::AF_INET | libc::AF_INET6));
+            Err(if known {
+                Errno::INVAL
+            } else {
+                Errno::AFNOSUPPORT
+            })
+        }
         Phase::Idle => start(pin, address),
     }
 }

@@ -38,6 +38,13 @@ pub struct Group {
     next_shard: AtomicU32,
 }
 
+impl Group {
+    /// The shards that listen, and as what.
+    pub(super) fn listen_ids(&self) -> &[(usize, ListenId)] {
+        &self.ids
+    }
+}
+
 static GROUPS: ForkMutex<Vec<Arc<Group>>> = ForkMutex::new(Vec::new());
 
 /// A connection handed to the application.
@@ -341,6 +348,12 @@ fn try_accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
     }
     if let Some(group) = &group {
         match accept_from_shards(pin, group, family, flags) {
+            Err(Errno::AGAIN) if pin.is_nonblocking() && turn_for(group) => {
+                match accept_from_shards(pin, group, family, flags) {
+                    Err(Errno::AGAIN) => {}
+                    result => return result,
+                }
+            }
             Err(Errno::AGAIN) => {}
             result => return result,
         }
@@ -353,6 +366,11 @@ fn try_accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
     } else {
         accept_from_kernel(pin, flags)
     }
+}
+
+/// Turns the group's shards for a program that asks without waiting; false: its next wait will.
+fn turn_for(group: &Group) -> bool {
+    group.ids.iter().fold(false, |turned, &(shard, _)| turned | runtime::turn_for(shard))
 }
 
 fn accept_from_kernel(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {

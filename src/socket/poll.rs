@@ -134,7 +134,7 @@ impl<'a, D: Fn() -> u64> Polling<'a, D> {
                 Some(set) if set.is_ready() => libc::POLLIN | libc::POLLRDNORM,
                 Some(_) => 0,
                 // The kernel's bits for epoll and poll are the same, and fit.
-                None => epoll::bits(super::ready(&ours.pin)) as i16,
+                None => epoll::bits(epoll::level_of(ours.pin.id())) as i16,
             };
             entry.revents = ready & (entry.events | self.always);
         }

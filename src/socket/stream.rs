@@ -98,10 +98,17 @@ pub fn recv(pin: &Pin, bufs: &mut [IoSliceMut<'_>], flags: i32) -> Result<usize,
             if first == Err(RecvError::NotConnected) && !is_connecting(pin) {
                 return Err(Errno::NOTCONN);
             }
-            if is_nonblocking(pin, flags) {
+            if !is_nonblocking(pin, flags) {
+                return recv_rest(pin, name, bufs, flags, mode, (0, target));
+            }
+            if !runtime::turn_for(name.shard) {
                 return Err(Errno::AGAIN);
             }
-            recv_rest(pin, name, bufs, flags, mode, (0, target))
+            match on_shard(name, |shard| shard.recv(now, name.conn, bufs, mode))? {
+                Ok(count) => Ok(count),
+                Err(RecvError::WouldBlock | RecvError::NotConnected) => Err(Errno::AGAIN),
+                Err(error) => recv_failed(pin, error),
+            }
         }
         Err(error) => recv_failed(pin, error),
     }

@@ -24,11 +24,48 @@ mod tests;
 mod wait;
 
 pub use change::change;
-pub(crate) use set::bits;
 pub use set::{Set, create};
 pub use wait::wait;
+pub(crate) use set::{bits, level_of};
 
-use super::description::Pin;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::description::{self, Kind, Pin};
+use super::{fork, policy};
+use crate::sys::{self, Errno};
+
+/// `epoll_create1(2)`: a kernel epoll descriptor, known to us as a set if sockets of ours may
+/// come into it.
+///
+/// # Errors
+///
+/// Those of `epoll_create1(2)`.
+pub fn open(flags: i32) -> Result<RawFd, Errno> {
+    if !policy::get().is_wanted || fork::is_foreign_process() {
+        let fd = sys::epoll_create1(flags)?;
+        super::forget_number(fd);
+        return Ok(fd);
+    }
+    fork::arm();
+    fork::check();
+    let (fd, set) = create(flags)?;
+    super::forget_number(fd);
+    if let Ok(pin) = description::create(Kind::Epoll) {
+        pin.put_set(set);
+        // A number beyond the table stays an ordinary epoll descriptor.
+        let _ = pin.attach(fd);
+    }
+    Ok(fd)
+}
+
+/// The set behind a descriptor, if it is one of ours.
+#[inline]
+pub fn set_of(fd: RawFd) -> Option<Arc<Set>> {
+    fork::check();
+    let pin = description::pin_active(fd)?;
+    if pin.kind() == Kind::Epoll { pin.set() } else { None }
+}
 
 /// The last descriptor of a set is closed.
 pub fn on_last_close(pin: &Pin) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::kernel::{Inner, Kernel};
 use super::list::{Handle, Item, Items, Side};
 use crate::socket::description::{self, DescriptionId, Kind, Watcher};
-use crate::socket::runtime::wake::Wake;
+use crate::socket::runtime::{self, wake::Wake};
 use crate::stack::Ready;
 use crate::sys::{self, EpollEvent, Errno, ForkMutex, OwnFd};
 
@@ -295,7 +295,9 @@ impl Set {
     pub(super) fn settle(&self, state: &mut State) {
         self.queued.store(state.items.queued(), Ordering::Release);
         let raise = state.nested_in != 0 && state.items.queued() != 0
-            || state.kernel_sleepers != 0 && state.luna_items != 0;
+            || state.kernel_sleepers != 0
+                && state.luna_items != 0
+                && runtime::crew().is_some();
         if raise != state.raised {
             if raise && state.inner.is_none() {
                 state.inner = Inner::new(&self.kernel).ok();
@@ -380,9 +382,10 @@ pub(super) fn level(item: &mut Item) -> u32 {
     ready
 }
 
-fn level_of(id: DescriptionId) -> Ready {
+/// What a description is ready for now. Takes the shard's lock.
+pub(crate) fn level_of(id: DescriptionId) -> Ready {
     #[cfg(test)]
-    if let Some(level) = super::tests::fake_level(id) {
+    if let Some(level) = runtime::fake::level(id) {
         return level;
     }
     description::pin(id).map_or(Ready::empty(), |pin| crate::socket::ready(&pin))

@@ -86,15 +86,39 @@ fn wait_in_kernel(
         if !set.enter_kernel() {
             return Ok(None);
         }
-        let result = sys::epoll_wait(set.kernel_fd(), events, left.map(Duration::as_nanos), mask);
+        // Without shards, a listener's kernel half still reports through the queue.
+        let ours = if set.has_queued() {
+            let share = set.kernel.share(events.len());
+            set.collect(events.get_mut(..share).unwrap_or_default())
+        } else {
+            0
+        };
+        let rest = events.get_mut(ours..).unwrap_or_default();
+        let left_ns = if ours == 0 { left.map(Duration::as_nanos) } else { Some(0) };
+        let result = sys::epoll_wait(set.kernel_fd(), rest, left_ns, mask);
         set.leave_kernel();
-        let count = result?;
-        let found = sift(events, count);
+        let count = match result {
+            Ok(count) => count,
+            Err(_) if ours != 0 => return Ok(Some(ours)),
+            Err(errno) => return Err(errno),
+        };
+        let found = sift(rest, count);
         if found.inner {
             set.take_reports();
         }
-        if found.events != 0 || count == 0 || timeout == Some(Duration::ZERO) {
-            return Ok(Some(found.events));
+        let total = ours + found.events;
+        if total != 0 || count == 0 {
+            return Ok(Some(total));
+        }
+        if set.has_queued() {
+            // What the kernel's half has just reported: no need to wait for it.
+            let count = set.collect(events);
+            if count != 0 {
+                return Ok(Some(count));
+            }
+        }
+        if timeout == Some(Duration::ZERO) {
+            return Ok(Some(0));
         }
         if let Some((started, timeout)) = started {
             left = Some((started + timeout).saturating_since(SystemClock.now()));

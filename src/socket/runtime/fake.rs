@@ -137,7 +137,9 @@ impl Engine for FakeShard {
     }
 
     fn deliver(wakeup: Wakeup) {
-        set_level(wakeup.token, level_of_bits(wakeup.token) | wakeup.edge);
+        // Errors and hang-ups only as edges: the kernel's wakeups sometimes name everything.
+        let arisen = wakeup.edge - Ready::ERR - Ready::HUP;
+        set_level(wakeup.token, level_of_bits(wakeup.token) | arisen);
         description::wake(wakeup.token, wakeup.edge);
     }
 }

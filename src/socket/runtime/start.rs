@@ -100,10 +100,12 @@ mod xdp {
     use crate::config::Config;
     use crate::control::{Change, ControlHandle, Mirror};
     use crate::device::Device;
-    use crate::device::xdp::{XdpConfig, XdpDevice};
+    use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
     use crate::stack::{Shard, ShardParts};
-    use crate::sys::internal;
-    use crate::time::{Clock, SystemClock};
+    use crate::socket::publish::Publisher;
+    use crate::stats::{Board, BoardInfo, Reason, RunState};
+    use crate::sys::{self, internal};
+    use crate::time::{Clock, Instant, SystemClock};
     use crate::traffic::Lease;
     use crate::traffic::xdp::{PortOwner, Steering};
     use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
@@ -128,6 +130,9 @@ mod xdp {
         mirror: Mirror,
         runtime: &'static Runtime,
         broken: bool,
+        publisher: Option<Publisher>,
+        /// Something has happened that the board does not show yet.
+        unpublished: bool,
     }
 
     impl Chores for Follow {
@@ -146,12 +151,66 @@ mod xdp {
                 }
             }
         }
+
+        fn due(&self) -> Instant {
+            match &self.publisher {
+                Some(publisher) if self.unpublished => publisher.next(),
+                _ => Instant::FAR_FUTURE,
+            }
+        }
+
+        fn run_due(&mut self, now: Instant, active: bool) {
+            self.unpublished |= active;
+            if let Some(publisher) = &mut self.publisher
+                && self.unpublished
+                && now >= publisher.next()
+            {
+                publisher.run();
+                self.unpublished = false;
+            }
+        }
+    }
+
+    /// The board that `luna ss` reads. Without it there is only less to see.
+    fn publisher(config: &Config) -> Option<Publisher> {
+        let info = BoardInfo {
+            pid: sys::getpid(),
+            started_s: board_time(),
+            device: config.device.to_string(),
+            program: program_name(),
+            shards: config.shards,
+            dedicated: config.mode == crate::config::Mode::Dedicated,
+            state: RunState::Running,
+            state_reason: Reason::Accelerated,
+            rows_refused: 0,
+        };
+        match Board::create(&info, internal::first()) {
+            Ok(board) => {
+                let _ = internal::keep_here(board.fd());
+                Some(Publisher::new(board))
+            }
+            Err(error) => {
+                log::warn!("`luna ss` will not see this process: {error}");
+                None
+            }
+        }
+    }
+
+    fn program_name() -> String {
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+        name.trim_end().to_owned()
+    }
+
+    fn board_time() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        u64::try_from(now.tv_sec).unwrap_or(0)
     }
 
     /// What all shards need.
     struct Parts<'a> {
         name: &'a str,
         ifindex: u32,
+        mtu: u32,
         virtual_link: bool,
         area: &'a Arc<Area>,
         control: &'a Arc<ControlHandle>,
@@ -192,6 +251,7 @@ mod xdp {
         let parts = Parts {
             name,
             ifindex,
+            mtu: link.mtu,
             virtual_link: !link.kind.is_empty(),
             area: &area,
             control: &control,
@@ -227,6 +287,8 @@ mod xdp {
             mirror,
             runtime,
             broken: false,
+            publisher: publisher(config),
+            unpublished: true,
         });
         steward::start(&runtime.crew, chores)
             .map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -246,8 +308,11 @@ mod xdp {
         rustix::rand::getrandom(&mut secret, flags)
             .map_err(|errno| format!("no random numbers: {errno}"))?;
         let cell = ShardCell::try_new(|| {
-            let mut pool =
-                Pool::new(parts.area, PoolConfig::default()).map_err(|error| error.to_string())?;
+            let config = PoolConfig {
+                rx_object_bytes: rx_object_bytes_for(parts.mtu),
+                ..PoolConfig::default()
+            };
+            let mut pool = Pool::new(parts.area, config).map_err(|error| error.to_string())?;
             let mut device = XdpDevice::open(parts.name, &queues, &mut pool, &XdpConfig::default())
                 .map_err(|error| error.to_string())?;
             for (queue, socket) in device.sockets() {
