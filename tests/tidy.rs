@@ -229,10 +229,8 @@ fn is_declaration(lines: &[&str]) -> bool {
 fn unsafe_stands_only_where_it_may() {
     let mut violations = Vec::new();
     for source in sources() {
-        if UNSAFE_ALLOWED
-            .iter()
-            .any(|allowed| source.path.starts_with(allowed))
-        {
+        let mut allowed = UNSAFE_ALLOWED.iter();
+        if source.is_test() || allowed.any(|place| source.path.starts_with(place)) {
             continue;
         }
         for (index, line) in source.text.lines().enumerate() {

@@ -105,14 +105,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         // LUNA_DISABLE is set: nothing to add.
         Ok(Prepared { preload: None, .. }) => {}
         Err(problem) => {
-            show::note(&problem);
             if is_strict(options) {
+                show::note(&problem);
                 return ExitCode::from(USAGE);
             }
-            show::note(&format!(
-                "{} runs on the kernel alone",
-                program.to_string_lossy()
-            ));
+            let program = program.to_string_lossy();
+            show::note(&format!("{problem}; {program} runs on the kernel alone"));
             // Said once; the libraries would say it again in every process.
             command.env("LUNA_DISABLE", "1");
         }
