@@ -27,7 +27,10 @@ fn millis(timeout: c_int) -> Option<Duration> {
 
 /// Likewise for a `timespec`, which must be a valid one.
 fn span(timeout: timespec) -> Result<Duration, Errno> {
-    match (u64::try_from(timeout.tv_sec), u64::try_from(timeout.tv_nsec)) {
+    match (
+        u64::try_from(timeout.tv_sec),
+        u64::try_from(timeout.tv_nsec),
+    ) {
         (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => {
             Ok(Duration::from_secs(seconds) + Duration::from_nanos(nanos))
         }
@@ -255,7 +258,8 @@ fn names_none_of_ours(fds: *const pollfd, nfds: nfds_t) -> bool {
     }
     // SAFETY: the callers' callers vouch for `nfds` entries.
     let fds = unsafe { slice::from_raw_parts(fds, nfds as usize) };
-    !fds.iter().any(|entry| description::pin_active(entry.fd).is_some())
+    !fds.iter()
+        .any(|entry| description::pin_active(entry.fd).is_some())
 }
 
 /// # Safety
@@ -299,7 +303,9 @@ pub unsafe extern "C" fn luna_ppoll(
     // The system call changes its timeout; the function does not.
     // SAFETY: null, or the caller vouches for it.
     let mut limit = unsafe { timeout.as_ref() }.copied();
-    let limit = limit.as_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
+    let limit = limit
+        .as_mut()
+        .map_or(core::ptr::null_mut(), core::ptr::from_mut);
     ended(forward!(ppoll, fds, nfds, limit, sigmask, SIGSET_BYTES))
 }
 
@@ -349,7 +355,11 @@ unsafe fn fd_sets<'a>(nfds: c_int, sets: [*mut fd_set; 3]) -> Result<FdSets<'a>,
         // SAFETY: not null, and the caller vouches for the length.
         (!set.is_null()).then(|| unsafe { slice::from_raw_parts_mut(words_at, words) })
     });
-    Ok(FdSets { read, write, except })
+    Ok(FdSets {
+        read,
+        write,
+        except,
+    })
 }
 
 /// `pselect(2)`.

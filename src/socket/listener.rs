@@ -370,7 +370,9 @@ fn try_accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
 
 /// Turns the group's shards for a program that asks without waiting; false: its next wait will.
 fn turn_for(group: &Group) -> bool {
-    group.ids.iter().fold(false, |turned, &(shard, _)| turned | runtime::turn_for(shard))
+    group.ids.iter().fold(false, |turned, &(shard, _)| {
+        turned | runtime::turn_for(shard)
+    })
 }
 
 fn accept_from_kernel(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {

@@ -6,9 +6,10 @@
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::HashMap;
+use std::os::fd::RawFd;
 
 use super::description::{self, Kind, Pin};
-use super::{addr, runtime};
+use super::{addr, runtime, table};
 use crate::stack::{ConnInfo, Drop, ListenId, Shard};
 use crate::stats::{Board, Counters, Reason, RowId, RowState, SocketRow};
 use crate::sys;
@@ -53,9 +54,13 @@ impl Publisher {
                 self.board.publish(index, &counters);
             }
         }
-        for pin in description::all() {
-            if let Some(row) = row(&pin) {
-                self.show(pin.id().to_bits(), &row);
+        for (fd, id) in table::ours(0, u32::MAX) {
+            let is_first = self.shown.get(&id.to_bits()).is_none_or(|s| s.round != self.round);
+            if is_first
+                && let Some(pin) = description::pin(id)
+                && let Some(row) = row(&pin, fd)
+            {
+                self.show(id.to_bits(), &row);
             }
         }
         let (board, round) = (&self.board, self.round);
@@ -83,13 +88,16 @@ impl Publisher {
     }
 }
 
-fn row(pin: &Pin) -> Option<SocketRow> {
-    match pin.kind() {
-        Kind::Epoll | Kind::Dead => None,
-        Kind::Stream => stream_row(pin),
-        Kind::Listener => Some(listener_row(pin)),
-        Kind::Kernel | Kind::Provisional => Some(kernel_row(pin)),
-    }
+/// `fd`: the lowest of its descriptors.
+fn row(pin: &Pin, fd: RawFd) -> Option<SocketRow> {
+    let mut row = match pin.kind() {
+        Kind::Epoll | Kind::Dead => return None,
+        Kind::Stream => stream_row(pin)?,
+        Kind::Listener => listener_row(pin),
+        Kind::Kernel | Kind::Provisional => kernel_row(pin, fd),
+    };
+    row.fd = fd;
+    Some(row)
 }
 
 fn stream_row(pin: &Pin) -> Option<SocketRow> {
@@ -99,7 +107,6 @@ fn stream_row(pin: &Pin) -> Option<SocketRow> {
     })??;
     let mut row = SocketRow::new(state(info.tcp.state), Reason::Accelerated, info.local, info.remote);
     row.shard = name.shard as u16;
-    row.fd = pin.fd();
     fill(&mut row, &info);
     row.send_queue = u32::try_from(queued).unwrap_or(u32::MAX);
     Some(row)
@@ -125,7 +132,6 @@ fn listener_row(pin: &Pin) -> SocketRow {
         (cell.local.unwrap_or(NOWHERE), cell.group.clone())
     };
     let mut row = SocketRow::new(RowState::Listen, Reason::Accelerated, local, NOWHERE);
-    row.fd = pin.fd();
     for &(shard, id) in group.iter().flat_map(|group| group.listen_ids()) {
         if let Some((waiting, most)) = queue(shard, id) {
             row.recv_queue += waiting;
@@ -139,8 +145,7 @@ fn queue(shard: usize, id: ListenId) -> Option<(u32, u32)> {
     runtime::with_shard(shard, |shard| shard.listener_queue(id))?
 }
 
-fn kernel_row(pin: &Pin) -> SocketRow {
-    let fd = pin.fd();
+fn kernel_row(pin: &Pin, fd: RawFd) -> SocketRow {
     let address = |raw: Result<sys::RawAddress, sys::Errno>| {
         raw.ok().and_then(|raw| addr::decode(raw.as_bytes()))
     };
@@ -152,8 +157,7 @@ fn kernel_row(pin: &Pin) -> SocketRow {
         None if listens() => RowState::Listen,
         None => RowState::Unconnected,
     };
-    let mut row = SocketRow::new(state, pin.reason(), local, remote.unwrap_or(NOWHERE));
-    row.fd = fd;
+    let row = SocketRow::new(state, pin.reason(), local, remote.unwrap_or(NOWHERE));
     row
 }
 

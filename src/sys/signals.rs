@@ -11,7 +11,10 @@ pub(crate) fn handle(signal: i32, flags: i32) {
         let mut action: libc::sigaction = core::mem::zeroed();
         action.sa_sigaction = nothing as *const () as usize;
         action.sa_flags = flags;
-        assert_eq!(libc::sigaction(signal, &raw const action, core::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::sigaction(signal, &raw const action, core::ptr::null_mut()),
+            0
+        );
     }
 }
 
@@ -25,7 +28,10 @@ pub(crate) fn send(thread: usize, signal: i32) {
     let process = super::getpid() as usize;
     // SAFETY: no pointers.
     let sent = unsafe {
-        raw(syscalls::Sysno::tgkill, [process, thread, signal as usize, 0, 0, 0])
+        raw(
+            syscalls::Sysno::tgkill,
+            [process, thread, signal as usize, 0, 0, 0],
+        )
     };
     assert_eq!(sent, Ok(0));
 }

@@ -7,21 +7,22 @@ use std::sync::Arc;
 
 use super::kernel::Inner;
 use super::list::{Handle, Item, Side};
-use super::set::{
-    EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLWAKEUP, Entry, Set, State,
-};
+use super::set::{EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLWAKEUP, Entry, Set, State};
 use crate::socket::description::{Kind, Pin};
 use crate::socket::listener;
-use crate::sys::{self, Errno, EpollEvent};
+use crate::sys::{self, EpollEvent, Errno};
 
 const ADD: i32 = libc::EPOLL_CTL_ADD;
 const DEL: i32 = libc::EPOLL_CTL_DEL;
 const MOD: i32 = libc::EPOLL_CTL_MOD;
 
 /// What may come with `EPOLLEXCLUSIVE` (`EPOLLEXCLUSIVE_OK_BITS`).
-const EXCLUSIVE_OK_BITS: u32 =
-    (libc::EPOLLIN | libc::EPOLLOUT) as u32 | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET
-        | EPOLLEXCLUSIVE;
+const EXCLUSIVE_OK_BITS: u32 = (libc::EPOLLIN | libc::EPOLLOUT) as u32
+    | EPOLLERR
+    | EPOLLHUP
+    | EPOLLWAKEUP
+    | EPOLLET
+    | EPOLLEXCLUSIVE;
 
 /// Keys under which descriptions hold our entries; zero is nobody's.
 static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -44,7 +45,9 @@ pub fn change(
     if event.is_none() && operation != DEL {
         return Err(Errno::FAULT);
     }
-    let Some(pin) = target else { return change_kernel(set, operation, fd, event) };
+    let Some(pin) = target else {
+        return change_kernel(set, operation, fd, event);
+    };
     match pin.kind() {
         Kind::Kernel => change_kernel(set, operation, fd, event),
         // The placeholder would report a hang-up that cannot be deleted once its number is
@@ -160,7 +163,14 @@ fn add(set: &Arc<Set>, fd: RawFd, pin: &Pin, event: EpollEvent) -> Result<(), Er
         handle
     };
     let exclusive = event.events & EPOLLEXCLUSIVE != 0;
-    pin.watch(key, Arc::new(Entry { set: Arc::clone(set), handle, exclusive }));
+    pin.watch(
+        key,
+        Arc::new(Entry {
+            set: Arc::clone(set),
+            handle,
+            exclusive,
+        }),
+    );
     // Only now that we are told of everything that happens from here on: it may have been
     // promoted or closed since we looked.
     match pin.kind() {
@@ -179,7 +189,9 @@ fn add(set: &Arc<Set>, fd: RawFd, pin: &Pin, event: EpollEvent) -> Result<(), Er
 fn modify(set: &Arc<Set>, handle: Handle, fd: RawFd, event: EpollEvent) -> Result<(), Errno> {
     let side = {
         let mut state = set.state.lock();
-        let Some(item) = state.items.get_mut(handle) else { return Err(Errno::NOENT) };
+        let Some(item) = state.items.get_mut(handle) else {
+            return Err(Errno::NOENT);
+        };
         if item.events & EPOLLEXCLUSIVE != 0 {
             return Err(Errno::INVAL);
         }
@@ -205,7 +217,9 @@ fn modify(set: &Arc<Set>, handle: Handle, fd: RawFd, event: EpollEvent) -> Resul
 }
 
 fn delete(set: &Arc<Set>, handle: Handle, fd: RawFd, pin: &Pin) -> Result<(), Errno> {
-    let Some(item) = forget(set, handle) else { return Err(Errno::NOENT) };
+    let Some(item) = forget(set, handle) else {
+        return Err(Errno::NOENT);
+    };
     pin.unwatch(item.key);
     if item.side == Side::Kernel {
         return sys::epoll_ctl(set.kernel.fd(), DEL, fd, None);
@@ -237,12 +251,18 @@ fn forget(set: &Arc<Set>, handle: Handle) -> Option<Item> {
 /// still has it.
 fn become_luna(set: &Arc<Set>, handle: Handle, kind: Kind, registered: bool) {
     let mut state = set.state.lock();
-    let Some(item) = state.items.get_mut(handle) else { return };
+    let Some(item) = state.items.get_mut(handle) else {
+        return;
+    };
     if item.side != Side::Kernel {
         return;
     }
     let fd = item.fd;
-    item.side = if kind == Kind::Listener { Side::Both } else { Side::Luna };
+    item.side = if kind == Kind::Listener {
+        Side::Both
+    } else {
+        Side::Luna
+    };
     if registered {
         // Refused only if the application has closed this very number of a socket that it
         // still has under another: then the kernel keeps the registration, as it always does.
@@ -263,7 +283,10 @@ fn watch_kernel_half(set: &Set, state: &mut State, handle: Handle, fd: RawFd) {
     if state.inner.is_none() {
         state.inner = Inner::new(&set.kernel).ok();
     }
-    let watched = state.inner.as_ref().map(|inner| inner.watch(fd, handle.to_bits()));
+    let watched = state
+        .inner
+        .as_ref()
+        .map(|inner| inner.watch(fd, handle.to_bits()));
     match watched {
         Some(Ok(())) => {}
         // No descriptor to be had: then it is asked each time that it is looked at, which
@@ -291,7 +314,9 @@ impl Set {
         let mut state = self.state.lock();
         let Some(inner) = &state.inner else { return };
         for handle in inner.reports().map(Handle::from_bits) {
-            let Some(item) = state.items.get_mut(handle) else { continue };
+            let Some(item) = state.items.get_mut(handle) else {
+                continue;
+            };
             item.kernel_hint = true;
             if item.events & libc::EPOLLIN as u32 != 0 {
                 self.enqueue(&mut state, handle).ring();

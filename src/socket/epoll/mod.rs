@@ -25,8 +25,8 @@ mod wait;
 
 pub use change::change;
 pub use set::{Set, create};
-pub use wait::wait;
 pub(crate) use set::{bits, level_of};
+pub use wait::wait;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -64,7 +64,11 @@ pub fn open(flags: i32) -> Result<RawFd, Errno> {
 pub fn set_of(fd: RawFd) -> Option<Arc<Set>> {
     fork::check();
     let pin = description::pin_active(fd)?;
-    if pin.kind() == Kind::Epoll { pin.set() } else { None }
+    if pin.kind() == Kind::Epoll {
+        pin.set()
+    } else {
+        None
+    }
 }
 
 /// The last descriptor of a set is closed.

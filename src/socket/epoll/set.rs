@@ -295,9 +295,7 @@ impl Set {
     pub(super) fn settle(&self, state: &mut State) {
         self.queued.store(state.items.queued(), Ordering::Release);
         let raise = state.nested_in != 0 && state.items.queued() != 0
-            || state.kernel_sleepers != 0
-                && state.luna_items != 0
-                && runtime::crew().is_some();
+            || state.kernel_sleepers != 0 && state.luna_items != 0 && runtime::crew().is_some();
         if raise != state.raised {
             if raise && state.inner.is_none() {
                 state.inner = Inner::new(&self.kernel).ok();

@@ -11,7 +11,7 @@ use crate::socket::runtime::fake::{self, FakeShard, Hired, Link, SOON, attach, s
 use crate::socket::runtime::wait::Patience;
 use crate::socket::table;
 use crate::stack::Ready;
-use crate::sys::{self, Errno, EpollEvent, OwnFd};
+use crate::sys::{self, EpollEvent, Errno, OwnFd};
 use crate::time::{Duration, Instant};
 
 const ADD: i32 = libc::EPOLL_CTL_ADD;
@@ -41,13 +41,21 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::with(Manner { spin: Duration::from_micros(5), ..Manner::default() })
+        Self::with(Manner {
+            spin: Duration::from_micros(5),
+            ..Manner::default()
+        })
     }
 
     fn with(manner: Manner) -> Self {
         let (crew, mut links) = fake::crew(1, manner);
         let (epfd, set) = create(libc::EPOLL_CLOEXEC).unwrap();
-        Self { crew, link: links.remove(0), set, epfd }
+        Self {
+            crew,
+            link: links.remove(0),
+            set,
+            epfd,
+        }
     }
 
     fn wait(&self, room: usize, patience: Patience) -> Result<Vec<(u32, u64)>, Errno> {
@@ -62,7 +70,11 @@ impl Bench {
     ) -> Result<Vec<(u32, u64)>, Errno> {
         let mut events = vec![EpollEvent::default(); room];
         let count = wait_with(&self.crew, set, &mut events, patience, None)?;
-        Ok(events.iter().take(count).map(|event| (event.events, event.data)).collect())
+        Ok(events
+            .iter()
+            .take(count)
+            .map(|event| (event.events, event.data))
+            .collect())
     }
 
     fn now(&self) -> Vec<(u32, u64)> {
@@ -102,7 +114,11 @@ fn level_edge_and_oneshot() {
     assert_eq!(bench.now(), [(IN, 0), (IN, 1)], "level, and a new edge");
     let again = event(IN | ONESHOT, 22);
     change(&bench.set, MOD, fds[2], Some(&pins[2]), Some(again)).unwrap();
-    assert_eq!(bench.now(), [(IN, 0), (IN, 22)], "armed again, and still ready");
+    assert_eq!(
+        bench.now(),
+        [(IN, 0), (IN, 22)],
+        "armed again, and still ready"
+    );
     set_level(&pins[0], Ready::empty());
     assert_eq!(bench.now(), []);
     bench.link.send(pins[2].id(), Ready::HUP);
@@ -124,17 +140,33 @@ fn errors_are_linux() {
     assert_eq!(ctl(ADD, wanted), Err(Errno::EXIST));
     assert_eq!(ctl(MOD, Some(event(IN | EXCLUSIVE, 1))), Err(Errno::INVAL));
     assert_eq!(ctl(DEL, None), Ok(()));
-    assert_eq!(ctl(ADD, Some(event(RDHUP | EXCLUSIVE, 1))), Err(Errno::INVAL));
+    assert_eq!(
+        ctl(ADD, Some(event(RDHUP | EXCLUSIVE, 1))),
+        Err(Errno::INVAL)
+    );
     assert_eq!(ctl(ADD, Some(event(IN | EXCLUSIVE, 1))), Ok(()));
-    assert_eq!(ctl(MOD, wanted), Err(Errno::INVAL), "exclusive ones cannot be modified");
+    assert_eq!(
+        ctl(MOD, wanted),
+        Err(Errno::INVAL),
+        "exclusive ones cannot be modified"
+    );
     let kernel = |op, fd, wanted| change(&bench.set, op, fd, None, wanted);
     assert_eq!(kernel(ADD, 987_654_321, wanted), Err(Errno::BADF));
     assert_eq!(kernel(ADD, bench.epfd, wanted), Err(Errno::INVAL));
     let file = std::fs::File::open("/proc/self/status").unwrap();
-    assert!(matches!(kernel(ADD, file.as_raw_fd(), wanted), Err(Errno::PERM)));
+    assert!(matches!(
+        kernel(ADD, file.as_raw_fd(), wanted),
+        Err(Errno::PERM)
+    ));
     let dead = description::create(Kind::Dead).unwrap();
-    assert_eq!(change(&bench.set, ADD, 5, Some(&dead), wanted), Err(Errno::PERM));
-    assert_eq!(super::wait(&bench.set, &mut [], None, None), Err(Errno::INVAL));
+    assert_eq!(
+        change(&bench.set, ADD, 5, Some(&dead), wanted),
+        Err(Errno::PERM)
+    );
+    assert_eq!(
+        super::wait(&bench.set, &mut [], None, None),
+        Err(Errno::INVAL)
+    );
 }
 
 #[test]
@@ -148,12 +180,23 @@ fn many_sets_and_duplicates_of_one_socket() {
     pin.publish(copy);
     change(&bench.set, ADD, fd, Some(&pin), Some(event(IN, 1))).unwrap();
     change(&bench.set, ADD, copy, Some(&pin), Some(event(IN | ET, 2))).unwrap();
-    change(&other.set, ADD, fd, Some(&pin), Some(event(IN | ONESHOT, 3))).unwrap();
+    change(
+        &other.set,
+        ADD,
+        fd,
+        Some(&pin),
+        Some(event(IN | ONESHOT, 3)),
+    )
+    .unwrap();
     bench.link.send(pin.id(), Ready::IN);
     assert_eq!(bench.now(), [(IN, 1), (IN, 2)]);
     assert_eq!(other.now(), [(IN, 3)]);
     release(table::remove(fd).unwrap());
-    assert_eq!(bench.now(), [(IN, 1)], "the description lives on, as in the kernel");
+    assert_eq!(
+        bench.now(),
+        [(IN, 1)],
+        "the description lives on, as in the kernel"
+    );
     release(table::remove(copy).unwrap());
     assert_eq!(bench.now(), []);
     assert!(!bench.set.has_luna_items() && !other.set.has_luna_items());
@@ -166,7 +209,14 @@ fn exclusive_wakes_one_of_the_sets() {
     let pin = socket();
     let fd = attach(&pin);
     for (_, set) in &others {
-        change(set, ADD, fd, Some(&pin), Some(event(IN | ET | EXCLUSIVE, 7))).unwrap();
+        change(
+            set,
+            ADD,
+            fd,
+            Some(&pin),
+            Some(event(IN | ET | EXCLUSIVE, 7)),
+        )
+        .unwrap();
     }
     let got = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
@@ -181,10 +231,14 @@ fn exclusive_wakes_one_of_the_sets() {
         }
         for round in 1..=20 {
             bench.link.until("all wait", |_| {
-                others.iter().all(|(_, set)| set.waiters.load(Ordering::SeqCst) != 0)
+                others
+                    .iter()
+                    .all(|(_, set)| set.waiters.load(Ordering::SeqCst) != 0)
             });
             bench.link.send(pin.id(), Ready::IN);
-            bench.link.until("one event", |_| got.load(Ordering::SeqCst) >= round);
+            bench
+                .link
+                .until("one event", |_| got.load(Ordering::SeqCst) >= round);
         }
         over.store(true, Ordering::SeqCst);
     });
@@ -199,7 +253,10 @@ fn exclusive_wakes_one_of_the_sets() {
 
 #[test]
 fn each_event_goes_to_one_of_the_threads_of_a_set() {
-    let bench = Bench::with(Manner { spin: Duration::ZERO, ..Manner::default() });
+    let bench = Bench::with(Manner {
+        spin: Duration::ZERO,
+        ..Manner::default()
+    });
     let _steward = Hired::new(&bench.crew);
     let pins: Vec<Pin> = (0..8).map(|_| socket()).collect();
     for pin in &pins {
@@ -224,7 +281,9 @@ fn each_event_goes_to_one_of_the_threads_of_a_set() {
             for pin in &pins {
                 bench.link.send(pin.id(), Ready::IN);
             }
-            bench.link.until("all events", |_| got.load(Ordering::SeqCst) >= (round + 1) * 8);
+            bench.link.until("all events", |_| {
+                got.load(Ordering::SeqCst) >= (round + 1) * 8
+            });
         }
     });
     assert_eq!(got.load(Ordering::SeqCst), 400, "none twice");
@@ -233,7 +292,10 @@ fn each_event_goes_to_one_of_the_threads_of_a_set() {
 #[test]
 fn sleepers_are_woken_by_either_side_by_changes_and_by_signals() {
     for spin in [Duration::ZERO, Duration::from_micros(50)] {
-        let bench = Bench::with(Manner { spin, ..Manner::default() });
+        let bench = Bench::with(Manner {
+            spin,
+            ..Manner::default()
+        });
         let pin = socket();
         let fd = attach(&pin);
         let kernel = OwnFd::eventfd().unwrap();
@@ -242,12 +304,17 @@ fn sleepers_are_woken_by_either_side_by_changes_and_by_signals() {
         let sleep_and = |act: &dyn Fn()| {
             std::thread::scope(|scope| {
                 let waiter = scope.spawn(|| bench.wait(4, Patience::For(SOON)));
-                bench.link.until("sleep", |_| bench.crew.lanes()[0].is_slept_on());
+                bench
+                    .link
+                    .until("sleep", |_| bench.crew.lanes()[0].is_slept_on());
                 act();
                 waiter.join().unwrap().unwrap()
             })
         };
-        assert_eq!(sleep_and(&|| bench.link.send(pin.id(), Ready::IN)), [(IN, 1)]);
+        assert_eq!(
+            sleep_and(&|| bench.link.send(pin.id(), Ready::IN)),
+            [(IN, 1)]
+        );
         assert_eq!(sleep_and(&|| sys::eventfd_raise(kernel.fd())), [(IN, 2)]);
         set_level(&pin, Ready::OUT);
         let out = event(OUT, 3);
@@ -261,7 +328,14 @@ fn neither_side_starves_the_other() {
     let bench = Bench::new();
     let pins: Vec<Pin> = (0..6).map(|_| socket()).collect();
     for (at, pin) in pins.iter().enumerate() {
-        change(&bench.set, ADD, attach(pin), Some(pin), Some(event(IN, at as u64))).unwrap();
+        change(
+            &bench.set,
+            ADD,
+            attach(pin),
+            Some(pin),
+            Some(event(IN, at as u64)),
+        )
+        .unwrap();
         set_level(pin, Ready::IN);
         bench.link.send(pin.id(), Ready::IN);
     }
@@ -289,7 +363,10 @@ fn a_set_in_a_set_is_ready_when_its_queue_is() {
     for flags in [0, ET] {
         let wanted = Some(event(IN | flags, 9));
         change(&bench.set, ADD, fd, Some(&nested), wanted).unwrap();
-        assert_eq!(change(&bench.set, ADD, fd, Some(&nested), wanted), Err(Errno::EXIST));
+        assert_eq!(
+            change(&bench.set, ADD, fd, Some(&nested), wanted),
+            Err(Errno::EXIST)
+        );
         let pin = socket();
         change(&set, ADD, attach(&pin), Some(&pin), Some(event(IN, 5))).unwrap();
         assert_eq!(bench.now(), []);
@@ -308,9 +385,15 @@ fn a_set_in_a_set_is_ready_when_its_queue_is() {
     let own = description::create(Kind::Epoll).unwrap();
     own.put_set(Arc::clone(&bench.set));
     let wanted = Some(event(IN, 1));
-    assert_eq!(change(&bench.set, ADD, bench.epfd, Some(&own), wanted), Err(Errno::INVAL));
+    assert_eq!(
+        change(&bench.set, ADD, bench.epfd, Some(&own), wanted),
+        Err(Errno::INVAL)
+    );
     change(&bench.set, ADD, fd, Some(&nested), wanted).unwrap();
-    assert_eq!(change(&set, ADD, bench.epfd, Some(&own), wanted), Err(Errno::LOOP));
+    assert_eq!(
+        change(&set, ADD, bench.epfd, Some(&own), wanted),
+        Err(Errno::LOOP)
+    );
     set.close();
     sys::close(fd).unwrap();
 }
@@ -334,7 +417,11 @@ fn a_promoted_socket_leaves_the_kernels_set() {
     let (pin, fd) = provisional();
     change(&bench.set, ADD, fd, Some(&pin), Some(event(IN | OUT, 4))).unwrap();
     let hung_up = bench.now();
-    assert_eq!(hung_up, [(OUT | HUP, 4)], "an unconnected socket of the kernel");
+    assert_eq!(
+        hung_up,
+        [(OUT | HUP, 4)],
+        "an unconnected socket of the kernel"
+    );
     change(&bench.set, MOD, fd, Some(&pin), Some(event(IN | OUT, 5))).unwrap();
     assert!(!bench.set.has_luna_items());
     set_level(&pin, Ready::empty());
@@ -410,7 +497,12 @@ fn without_shards_the_kernels_half_of_a_listener_works() {
     change(&bench.set, ADD, fd, Some(&pin), Some(event(IN, 8))).unwrap();
     let mut events = [EpollEvent::default(); 4];
     let mut wait = |ms| {
-        super::wait(&bench.set, &mut events, Some(Duration::from_millis(ms)), None)
+        super::wait(
+            &bench.set,
+            &mut events,
+            Some(Duration::from_millis(ms)),
+            None,
+        )
     };
     assert_eq!(wait(0), Ok(0));
     assert_eq!(wait(2), Ok(0));
@@ -538,6 +630,9 @@ mod differential {
 
 #[test]
 fn stale_names_are_nothing() {
-    assert_eq!(super::level_of(DescriptionId::from_bits(u64::MAX - 5).unwrap()), Ready::empty());
+    assert_eq!(
+        super::level_of(DescriptionId::from_bits(u64::MAX - 5).unwrap()),
+        Ready::empty()
+    );
     let _ = Instant::ZERO;
 }

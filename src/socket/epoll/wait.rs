@@ -94,7 +94,11 @@ fn wait_in_kernel(
             0
         };
         let rest = events.get_mut(ours..).unwrap_or_default();
-        let left_ns = if ours == 0 { left.map(Duration::as_nanos) } else { Some(0) };
+        let left_ns = if ours == 0 {
+            left.map(Duration::as_nanos)
+        } else {
+            Some(0)
+        };
         let result = sys::epoll_wait(set.kernel_fd(), rest, left_ns, mask);
         set.leave_kernel();
         let count = match result {

@@ -14,13 +14,20 @@ const IN: i16 = libc::POLLIN;
 const OUT: i16 = libc::POLLOUT;
 
 fn bench() -> (Arc<Crew<FakeShard>>, Link) {
-    let manner = Manner { spin: Duration::from_micros(5), ..Manner::default() };
+    let manner = Manner {
+        spin: Duration::from_micros(5),
+        ..Manner::default()
+    };
     let (crew, mut links) = fake::crew(1, manner);
     (crew, links.remove(0))
 }
 
 fn entry(fd: i32, events: i16) -> PollFd {
-    PollFd { fd, events, revents: 0x55 }
+    PollFd {
+        fd,
+        events,
+        revents: 0x55,
+    }
 }
 
 fn revents(fds: &[PollFd]) -> Vec<i16> {
@@ -71,9 +78,15 @@ fn poll_sleeps_until_either_side_has_something() {
             waiter.join().unwrap()
         })
     };
-    assert_eq!(sleep_and(&mut || link.send(pin.id(), Ready::IN)), (1, vec![0, IN]));
+    assert_eq!(
+        sleep_and(&mut || link.send(pin.id(), Ready::IN)),
+        (1, vec![0, IN])
+    );
     fake::set_level(pin.id().to_bits(), Ready::empty());
-    assert_eq!(sleep_and(&mut || peer.write_all(b"x").unwrap()), (1, vec![IN, 0]));
+    assert_eq!(
+        sleep_and(&mut || peer.write_all(b"x").unwrap()),
+        (1, vec![IN, 0])
+    );
     release(table::remove(fd).unwrap());
 }
 
@@ -86,7 +99,10 @@ fn an_epoll_descriptor_is_readable_when_its_queue_is() {
     let epoll = description::create(Kind::Epoll).unwrap();
     epoll.put_set(Arc::clone(&set));
     epoll.attach(epfd).unwrap();
-    let wanted = EpollEvent { events: libc::EPOLLIN as u32, data: 1 };
+    let wanted = EpollEvent {
+        events: libc::EPOLLIN as u32,
+        data: 1,
+    };
     epoll::change(&set, libc::EPOLL_CTL_ADD, fd, Some(&pin), Some(wanted)).unwrap();
     let mut fds = [entry(epfd, IN)];
     let now = Some(Duration::ZERO);
@@ -136,7 +152,11 @@ fn select_fills_words_and_counts_bits() {
             if bit(Some(write), fd as usize) {
                 events |= SELECT_OUT & !ALWAYS;
             }
-            fds.push(PollFd { fd, events, revents: 0 });
+            fds.push(PollFd {
+                fd,
+                events,
+                revents: 0,
+            });
         }
         let mut timeout = Some(span);
         let sets = FdSets {
@@ -172,10 +192,16 @@ fn calls_without_anything_of_ours_are_the_kernels() {
     let mut read = vec![0; fd_set_words(fd as usize + 1)];
     read[fd as usize / WORD_BITS] = 1 << (fd as usize % WORD_BITS);
     let before = read.clone();
-    let sets = FdSets { read: Some(&mut read), ..FdSets::default() };
+    let sets = FdSets {
+        read: Some(&mut read),
+        ..FdSets::default()
+    };
     let mut timeout = Some(SOON);
     assert_eq!(select(fd + 1, sets, &mut timeout, None), Ok(1));
     assert_eq!(read, before);
     assert!(timeout.unwrap() < SOON);
-    assert_eq!(select(-1, FdSets::default(), &mut timeout, None), Err(Errno::INVAL));
+    assert_eq!(
+        select(-1, FdSets::default(), &mut timeout, None),
+        Err(Errno::INVAL)
+    );
 }
