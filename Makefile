@@ -32,7 +32,20 @@ bench:
 soak:
 	@bash scripts/soak.sh
 
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+LIBDIR := $(PREFIX)/lib
+
+# The preload library finds libluna.so beside itself, and the command finds both in ../lib.
 install: build
 	install -D -m 755 target/release/luna $(DESTDIR)$(PREFIX)/bin/luna
-	install -D -m 755 target/release/libluna.so $(DESTDIR)$(PREFIX)/lib/libluna.so
-	install -D -m 755 target/release/libluna_preload.so $(DESTDIR)$(PREFIX)/lib/libluna_preload.so
+	install -D -m 755 target/release/libluna.so $(DESTDIR)$(LIBDIR)/libluna.so.$(VERSION)
+	ln -sf libluna.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libluna.so.0
+	ln -sf libluna.so.0 $(DESTDIR)$(LIBDIR)/libluna.so
+	install -D -m 755 target/release/libluna_preload.so $(DESTDIR)$(LIBDIR)/libluna_preload.so
+	install -D -m 644 include/luna.h $(DESTDIR)$(PREFIX)/include/luna.h
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' \
+	    'Name: luna' 'Description: a user-space TCP stack with the calls of BSD sockets' \
+	    'Version: $(VERSION)' 'Libs: -L$${libdir} -lluna' 'Cflags: -I$${includedir}' \
+	    > $(DESTDIR)$(LIBDIR)/pkgconfig/luna.pc
+	@echo 'Run ldconfig if programs are to be linked to libluna.so.'

@@ -15,6 +15,9 @@
 #[cfg(feature = "xdp")]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[cfg(feature = "xdp")]
+#[path = "../tests/link/mod.rs"]
+mod link;
 
 #[cfg(feature = "xdp")]
 mod bench {
@@ -29,8 +32,8 @@ mod bench {
     use luna::traffic::xdp::{PortOwner, Steering};
     use luna::zbuf::{Area, Pool, PoolConfig};
 
-    use super::common::frames::{Ends, HEADER_BYTES};
-    use super::common::netns::{INTERFACES, IPV4, MACS, NetnsPair, address};
+    use super::link::frames::{Ends, HEADER_BYTES};
+    use super::link::netns::{INTERFACES, IPV4, MACS, NetnsPair, address};
 
     const PORT: u16 = 6379;
 

@@ -4,7 +4,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`time`], [`limits`], [`stats`], [`logging`] | vocabulary: instants, bounds, counters; log lines |
+//! | [`time`], [`limits`], [`stats`], [`logging`] | vocabulary: instants, bounds, counters, lines |
 //! | [`sys`] | raw system calls that no preload library can intercept |
 //! | [`wire`] | bytes to headers and back |
 //! | [`zbuf`] | the slab of reference-counted objects that every payload byte lives in |

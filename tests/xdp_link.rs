@@ -7,8 +7,8 @@
     reason = "helpers of tests are outside test functions"
 )]
 
-#[path = "link/mod.rs"]
 mod common;
+mod link;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,8 +19,8 @@ use std::sync::{Barrier, mpsc};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use common::frames::{Ends, HEADER_BYTES, judged_frames, pattern};
-use common::netns::{INTERFACES, IPV4, MACS, NetnsPair, address, wait_until};
+use link::frames::{Ends, HEADER_BYTES, judged_frames, pattern};
+use link::netns::{INTERFACES, IPV4, MACS, NetnsPair, address, wait_until};
 use luna::device::xdp::interface::Interface;
 use luna::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
 use luna::device::{Device, OpenError, Pieces, RxFrame, TxFrame};

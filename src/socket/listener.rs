@@ -38,6 +38,13 @@ pub struct Group {
     next_shard: AtomicU32,
 }
 
+impl Group {
+    /// The shards that listen, and as what.
+    pub(super) fn listen_ids(&self) -> &[(usize, ListenId)] {
+        &self.ids
+    }
+}
+
 static GROUPS: ForkMutex<Vec<Arc<Group>>> = ForkMutex::new(Vec::new());
 
 /// A connection handed to the application.

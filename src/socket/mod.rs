@@ -19,6 +19,7 @@ pub mod listener;
 pub mod options;
 pub mod placeholder;
 pub mod policy;
+pub(crate) mod publish;
 pub mod poll;
 pub mod reason;
 pub mod report;

@@ -67,6 +67,8 @@ pub struct Counters {
     pub segments_out: u64,
     /// Of those, segments with sequence space that had been sent before.
     pub retransmits: u64,
+    /// Segments received that belong to no connection and no listener.
+    pub segments_unknown: u64,
     /// Resets sent for segments that belong to nothing.
     pub resets_out: u64,
     /// SYN cookies sent.

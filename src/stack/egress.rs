@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 use super::counters::Drop;
 use super::link::Hop;
 use super::shard::{Mark, Shard};
+use crate::control::RouteError;
 use crate::device::{Pieces, TxFrame};
 use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
 use crate::tcp::State;
@@ -58,8 +59,16 @@ impl Shard {
                 return;
             };
             let hop = self.link.hop(now, ends.0, ends.1, &mut slot.hop);
-            if let Hop::Unreachable(e) = hop {
-                let e = *e;
+            let obstacle = match hop {
+                Hop::Ready(_) => None,
+                Hop::Unreachable(e) => Some(*e),
+                // Only when our own question has gone unanswered, and only to give up connecting.
+                Hop::Unresolved(ip) => (segment.retransmission
+                    && slot.conn.state() == State::SynSent
+                    && self.link.neighbour_failed(*ip))
+                .then_some(RouteError::Unreachable),
+            };
+            if let Some(e) = obstacle {
                 self.unreachable(now, index, e);
                 self.settle(now, index);
                 return;
@@ -143,14 +152,14 @@ impl Shard {
     //= RFC 9293 §3.9.2.2
     //# "Since these Unreachable messages indicate soft error conditions, a TCP implementation
     //# MUST NOT abort the connection (MUST-56)"
-    fn unreachable(&mut self, now: Instant, index: u32, why: crate::control::RouteError) {
+    fn unreachable(&mut self, now: Instant, index: u32, why: RouteError) {
         self.stats.count_drop(Drop::NoRoute);
         let Some(slot) = self.slots.at_mut(index) else {
             return;
         };
         if slot.conn.state() == State::SynSent {
             slot.error = Some(match why {
-                crate::control::RouteError::Unreachable => super::ConnError::HostUnreachable,
+                RouteError::Unreachable => super::ConnError::HostUnreachable,
                 _ => super::ConnError::NetUnreachable,
             });
             slot.conn.abort(now);

@@ -173,6 +173,7 @@ impl Shard {
     //# "If the connection does not exist (CLOSED), then a reset is sent in response to any
     //# incoming segment except another reset."
     pub(super) fn reset(&mut self, now: Instant, arrived: &Arrived) {
+        self.stats.segments_unknown += 1;
         if let Some(header) = tcp::reset_for(&arrived.header, arrived.payload_len) {
             self.stats.resets_out += 1;
             self.reply(now, arrived.local, arrived.remote, &header);

@@ -217,9 +217,9 @@ impl Link {
                     }
                     out.push_back(waiting.frame);
                 }
-                Neighbour::Failed => {}
-                Neighbour::Unknown if now >= waiting.until => {}
-                Neighbour::Unknown => self.waiting.push_back(waiting),
+                // A failure may be an old one: the kernel has been asked again.
+                Neighbour::Failed | Neighbour::Unknown if now >= waiting.until => {}
+                Neighbour::Failed | Neighbour::Unknown => self.waiting.push_back(waiting),
             }
         }
         !self.waiting.is_empty()

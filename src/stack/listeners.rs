@@ -127,6 +127,11 @@ impl Shard {
         }
     }
 
+    /// How many listeners there are.
+    pub fn listener_count(&self) -> usize {
+        self.listeners.len()
+    }
+
     /// How many connections wait to be accepted, and how many may.
     pub fn listener_queue(&self, id: ListenId) -> Option<(u32, u32)> {
         let listener = self.listeners.get(listener_key(id))?;

@@ -16,6 +16,12 @@ static FDS: [AtomicI32; SLOTS] = [const { AtomicI32::new(-1) }; SLOTS];
 /// The smallest number that was ever kept: all below it are certainly not ours.
 static LEAST: AtomicI32 = AtomicI32::new(i32::MAX);
 
+/// Where the numbers begin that we move our descriptors to.
+pub fn first() -> RawFd {
+    let first = (descriptor_limit() / 4 * 3).min(FIRST_MAX);
+    i32::try_from(first).unwrap_or(0)
+}
+
 /// Moves a descriptor to a high number, close-on-exec, and lists it. On failure the descriptor
 /// is closed.
 ///
@@ -23,8 +29,7 @@ static LEAST: AtomicI32 = AtomicI32::new(i32::MAX);
 ///
 /// `EMFILE` if there are no numbers left, or more than 1024 internal descriptors.
 pub fn keep(fd: RawFd) -> Result<RawFd, Errno> {
-    let first = (descriptor_limit() / 4 * 3).min(FIRST_MAX);
-    let moved = dup_from(fd, i32::try_from(first).unwrap_or(0), true);
+    let moved = dup_from(fd, first(), true);
     // Whether or not it could be moved, the low number is done with.
     let _closed = close(fd);
     let moved = moved?;

@@ -145,8 +145,7 @@ impl<P: Payload> Receiver<P> {
             start = self.nxt.earliest(end);
         }
         //= RFC 9293 §3.10.7.4
-        //# "segments with higher beginning sequence numbers SHOULD be held for later
-        //#  processing", and what lies beyond the window is trimmed off.
+        //# "segments with higher beginning sequence numbers SHOULD be held for later processing"
         let limit = self.fin.map_or(self.edge, |fin| fin.earliest(self.edge));
         if end.after(limit) {
             end = limit.latest(start);
@@ -215,8 +214,8 @@ impl<P: Payload> Receiver<P> {
 
     fn note_duplicate(&mut self, start: SeqNum, end: SeqNum) {
         //= RFC 2883 §4
-        //# "the first block of the SACK option ... specifies the sequence numbers of the
-        //#  duplicate segment that triggers the acknowledgement"
+        //# "the first block of the SACK option should be a D-SACK block specifying the sequence
+        //#  numbers for the duplicate segment that triggers the acknowledgement."
         let right = end.earliest(self.nxt);
         if start.before(right) {
             self.duplicate = Some(SackBlock { left: start, right });
@@ -226,7 +225,7 @@ impl<P: Payload> Receiver<P> {
     /// A duplicate that arrived outside the window.
     pub(crate) fn on_stale(&mut self, seq: SeqNum, len: u32) {
         // Only what we may really have received: one window back.
-        if seq.after_eq(self.nxt - self.budget) {
+        if self.nxt.distance_from(seq) <= self.budget {
             self.note_duplicate(seq, seq + len);
         }
     }
@@ -311,6 +310,12 @@ impl<P: Payload> Receiver<P> {
         self.ooo.bytes()
     }
 
+    /// Ranges held out of order.
+    #[cfg(test)]
+    pub(crate) fn ooo_ranges(&self) -> usize {
+        self.ooo.ranges()
+    }
+
     /// The most that may be held: the budget, rounded up to what a window field can express.
     #[cfg(test)]
     pub(crate) fn budget_with_slack(&self) -> usize {
@@ -326,8 +331,8 @@ impl<P: Payload> Receiver<P> {
     /// The window that we would advertise now, in bytes.
     fn target(&self) -> u32 {
         //= RFC 9293 §3.8.6.2.2
-        //# "keep RCV.NXT+RCV.WND fixed until: RCV.BUFF - RCV.USER - RCV.WND >=
-        //#  min( Fr * RCV.BUFF, Eff.snd.MSS )"
+        //# "keep RCV.NXT+RCV.WND fixed until the reduction satisfies: RCV.BUFF - RCV.USER -
+        //#  RCV.WND >= min( Fr * RCV.BUFF, Eff.snd.MSS )"
         let (free, current) = (self.free(), self.window());
         let step = (self.budget / 2).min(self.mss).max(1);
         //= RFC 9293 §3.8.6
@@ -358,8 +363,13 @@ impl<P: Payload> Receiver<P> {
     #[inline]
     pub(crate) fn advertise(&mut self) -> u16 {
         // Rounding up what is already promised keeps the edge from moving back by a fraction
-        // of the scale; the excess is below 2^shift bytes.
-        let kept = self.window().saturating_add((1u32 << self.shift) - 1) >> self.shift;
+        // of the scale. But not beyond the buffer: every small segment would push the edge by
+        // its length, and a peer that sends nothing else could fill any amount of memory. Then
+        // the field is rounded down (RFC 7323 §2.4), and what was promised is still taken.
+        let (promised, fraction) = (self.window(), (1u32 << self.shift) - 1);
+        let up = promised.saturating_add(fraction) >> self.shift;
+        let fits = up << self.shift <= self.free().saturating_add(fraction);
+        let kept = if fits { up } else { promised >> self.shift };
         let field = kept
             .max(self.target() >> self.shift)
             .min(u32::from(u16::MAX));

@@ -49,6 +49,8 @@ pub(crate) struct Recovery {
     pub(crate) limited_bytes: u32,
     /// The segment being timed.
     pub(crate) timed: Option<Timed>,
+    /// When something was last sent again.
+    pub(crate) resent_at: Instant,
 }
 
 impl Recovery {
@@ -65,6 +67,7 @@ impl Recovery {
             lost_below: iss,
             limited_bytes: 0,
             timed: None,
+            resent_at: Instant::ZERO,
         }
     }
 

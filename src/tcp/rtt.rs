@@ -49,7 +49,7 @@ impl RttEstimator {
     pub(crate) fn on_coarse_sample(&mut self, rtt: Duration) {
         let srtt = match self.srtt {
             //= RFC 6298 §2.2
-            //# "SRTT <- R; RTTVAR <- R/2; RTO <- SRTT + max (G, K*RTTVAR)"
+            //# "SRTT <- R ... RTTVAR <- R/2 ... RTO <- SRTT + max (G, K*RTTVAR)"
             None => {
                 self.rttvar = rtt.div(2);
                 rtt
@@ -78,7 +78,7 @@ impl RttEstimator {
     /// The timeout expired.
     pub(crate) fn back_off(&mut self) {
         //= RFC 6298 §5.5
-        //# "The host MUST set RTO <- RTO * 2 (\"back off the timer\")."
+        //# "The host MUST set RTO <- RTO * 2 ("back off the timer")."
         if self.rto() < self.ceiling {
             self.backoff = self.backoff.saturating_add(1).min(BACKOFF_MAX);
         }
@@ -114,5 +114,65 @@ impl RttEstimator {
     /// The smallest measurement so far.
     pub fn min_rtt(&self) -> Option<Duration> {
         (self.min_rtt != Duration::MAX).then_some(self.min_rtt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn estimator(floor: Duration) -> RttEstimator {
+        RttEstimator::new(&Config {
+            rto_min: floor,
+            ..Config::default()
+        })
+    }
+
+    #[test]
+    fn the_first_measurement() {
+        let mut r = estimator(ms(1));
+        assert_eq!(r.rto(), Duration::from_secs(1));
+        r.on_sample(ms(100));
+        assert_eq!(
+            (r.srtt(), r.rttvar(), r.rto()),
+            (Some(ms(100)), ms(50), ms(300))
+        );
+    }
+
+    #[test]
+    fn later_measurements_are_smoothed() {
+        let mut r = estimator(ms(1));
+        r.on_sample(ms(80));
+        r.on_sample(ms(160));
+        assert_eq!(
+            (r.srtt(), r.rttvar(), r.rto()),
+            (Some(ms(90)), ms(50), ms(290))
+        );
+        assert_eq!(r.min_rtt(), Some(ms(80)));
+    }
+
+    #[test]
+    fn the_floor_and_the_ceiling_hold() {
+        let mut r = estimator(ms(4));
+        for _ in 0..100 {
+            r.on_sample(Duration::from_micros(50));
+        }
+        assert_eq!(r.rto(), ms(4));
+        for n in [8, 16, 32] {
+            r.back_off();
+            assert_eq!(r.rto(), ms(n));
+        }
+        for _ in 0..100 {
+            r.back_off();
+        }
+        assert_eq!(r.rto(), Duration::from_secs(120));
+        r.on_sample(Duration::from_micros(50));
+        assert_eq!(r.rto(), ms(4), "a measurement ends the back-off");
+        r.on_sample(Duration::MAX);
+        assert_eq!(r.rto(), Duration::from_secs(120));
     }
 }

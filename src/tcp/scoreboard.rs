@@ -211,7 +211,12 @@ fn overlap(start: SeqNum, end: SeqNum) -> u32 {
 ///
 /// What fails is an old block, a D-SACK report (RFC 2883 §4), or a forgery.
 fn is_plausible(block: SackBlock, una: SeqNum, max: SeqNum) -> bool {
-    block.left.before(block.right) && block.left.after_eq(una) && block.right.before_eq(max)
+    // By distances: three comparisons on a circle may each hold and yet not fit together.
+    let (left, right) = (
+        block.left.distance_from(una),
+        block.right.distance_from(una),
+    );
+    left < right && right <= max.distance_from(una)
 }
 
 /// Whether the first of `blocks` reports a duplicate rather than new data.
@@ -219,10 +224,8 @@ pub(crate) fn reports_duplicate(blocks: &[SackBlock], ack: SeqNum) -> bool {
     let Some((first, rest)) = blocks.split_first() else {
         return false;
     };
-    //= RFC 2883 §4.3
-    //# "the sender ... compares the sequence space in the first SACK block to the cumulative
-    //#  ACK ... If the SACK sequence space is less than this cumulative ACK, it is an
-    //#  indication that the segment ... has been received more than once"
+    // RFC 2883: the first block is a report of duplicate data if it lies below the cumulative
+    // acknowledgment of the same segment, or within its second block.
     first.right.before_eq(ack)
         || rest.first().is_some_and(|second| {
             second.left.before_eq(first.left) && first.right.before_eq(second.right)

@@ -140,3 +140,60 @@ impl core::fmt::Display for State {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INPUTS: [Input; 10] = [
+        Input::ActiveOpen,
+        Input::PassiveOpen,
+        Input::SynArrives,
+        Input::SynAckArrives,
+        Input::SynAcked,
+        Input::Close,
+        Input::FinArrives,
+        Input::FinAcked,
+        Input::TimeWaitExpires,
+        Input::Delete,
+    ];
+
+    /// The whole graph, so that a change of the table shows as a change of this picture.
+    #[test]
+    fn the_graph() {
+        let mut edges = Vec::new();
+        for from in State::ALL {
+            for input in INPUTS {
+                if let Some(to) = from.next(input).filter(|_| input != Input::Delete) {
+                    edges.push(format!("{from} -- {input:?} --> {to}"));
+                }
+            }
+        }
+        let want = [
+            "CLOSED -- ActiveOpen --> SYN-SENT",
+            "CLOSED -- PassiveOpen --> SYN-RECEIVED",
+            "SYN-SENT -- SynArrives --> SYN-RECEIVED",
+            "SYN-SENT -- SynAckArrives --> ESTABLISHED",
+            "SYN-SENT -- Close --> CLOSED",
+            "SYN-RECEIVED -- SynAcked --> ESTABLISHED",
+            "ESTABLISHED -- Close --> FIN-WAIT-1",
+            "ESTABLISHED -- FinArrives --> CLOSE-WAIT",
+            "FIN-WAIT-1 -- FinArrives --> CLOSING",
+            "FIN-WAIT-1 -- FinAcked --> FIN-WAIT-2",
+            "FIN-WAIT-2 -- FinArrives --> TIME-WAIT",
+            "CLOSE-WAIT -- Close --> LAST-ACK",
+            "CLOSING -- FinAcked --> TIME-WAIT",
+            "LAST-ACK -- FinAcked --> CLOSED",
+            "TIME-WAIT -- TimeWaitExpires --> CLOSED",
+        ];
+        assert_eq!(edges, want);
+    }
+
+    #[test]
+    fn every_state_can_be_deleted() {
+        for state in State::ALL {
+            let gone = state.next(Input::Delete);
+            assert_eq!(gone, (state != State::Closed).then_some(State::Closed));
+        }
+    }
+}

@@ -20,10 +20,13 @@
     reason = "deadlines of tests are wall-clock deadlines"
 )]
 
+#[cfg(feature = "cli")]
 pub mod luna;
 pub mod measure;
 pub mod netns;
 pub mod proc;
+#[cfg(feature = "cli")]
 pub mod redis;
 pub mod require;
+#[cfg(feature = "cli")]
 pub mod stream;

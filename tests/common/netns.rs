@@ -28,8 +28,8 @@ impl Netns {
         let netns = Self { name };
         netns.ip(&["link", "set", "lo", "up"]);
         // Duplicate address detection would keep IPv6 addresses unusable for a second.
-        netns.sysctl("net.ipv6.conf.default.accept_dad", "0");
-        netns.sysctl("net.ipv6.conf.all.accept_dad", "0");
+        netns.sysctl("net/ipv6/conf/default/accept_dad", "0");
+        netns.sysctl("net/ipv6/conf/all/accept_dad", "0");
         netns
     }
 
@@ -57,9 +57,9 @@ impl Netns {
         checked(self.command(program).args(args))
     }
 
-    /// Sets a sysctl of the namespace.
-    pub fn sysctl(&self, key: &str, value: &str) {
-        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    /// Sets a sysctl of the namespace, named by its path below `/proc/sys`.
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/{name}");
         self.enter(move || std::fs::write(&path, value).expect("set a sysctl of a namespace"));
     }
 
@@ -186,8 +186,8 @@ impl NetnsRoute {
         let (a, middle, b) = (Netns::new("a"), Netns::new("m"), Netns::new("b"));
         let (a_end, a_router) = join(&a, &middle, 1, mtu);
         let (b_end, b_router) = join(&b, &middle, 2, mtu);
-        middle.sysctl("net.ipv4.ip_forward", "1");
-        middle.sysctl("net.ipv6.conf.all.forwarding", "1");
+        middle.sysctl("net/ipv4/ip_forward", "1");
+        middle.sysctl("net/ipv6/conf/all/forwarding", "1");
         for (netns, router) in [(&a, &a_router), (&b, &b_router)] {
             netns.ip(&["route", "add", "default", "via", &router.v4.to_string()]);
             netns.ip(&[

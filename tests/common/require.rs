@@ -41,6 +41,16 @@ pub fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
+/// Whether network namespaces can be made; if not, the reason has been printed and the test should
+/// return. For tests that load nothing and so need no turn.
+pub fn root() -> bool {
+    let missing = missing(&[]);
+    if let Some(reason) = &missing {
+        skip(reason);
+    }
+    missing.is_none()
+}
+
 fn missing(programs: &[&str]) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces need root".to_owned());

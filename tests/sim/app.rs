@@ -29,6 +29,9 @@ pub(crate) struct Plan {
     pub(crate) half_close: bool,
     /// Writes without waiting for the handshake.
     pub(crate) early: bool,
+    /// Ends the connection the hard way once it has transferred this many bytes: by aborting,
+    /// or by closing while there is something to read.
+    pub(crate) abort_at: Option<u64>,
 }
 
 /// The byte at an offset of the stream that a side sends.
@@ -88,6 +91,11 @@ impl App {
         }
     }
 
+    /// 0 on side A, 1 on side B.
+    pub(crate) fn stream(&self) -> u64 {
+        self.stream
+    }
+
     /// Has transferred everything both ways and said goodbye.
     pub(crate) fn is_finished(&self) -> bool {
         self.closed
@@ -119,6 +127,13 @@ impl App {
             if !read && !written {
                 break;
             }
+            let abort = self
+                .plan
+                .abort_at
+                .is_some_and(|at| self.written + self.read >= at);
+            if abort {
+                break;
+            }
             if self.rng.chance(self.plan.pause_ppm) {
                 let ns = self.rng.below(self.plan.pause.as_nanos());
                 self.resume_at = now + Duration::from_nanos(ns);
@@ -126,6 +141,21 @@ impl App {
             }
         }
         self.idle = true;
+        let opening = conn.state() == State::SynSent;
+        if !opening
+            && self
+                .plan
+                .abort_at
+                .is_some_and(|at| self.written + self.read >= at)
+        {
+            self.closed = true;
+            if conn.readable_bytes() > 0 {
+                conn.close(now)
+            } else {
+                conn.abort(now)
+            }
+            return true;
+        }
         if self.is_through() {
             self.closed = true;
             conn.close(now);
@@ -231,12 +261,8 @@ impl App {
 
 #[track_caller]
 fn check(stream: u64, offset: u64, bytes: &[u8]) {
-    for (i, byte) in bytes.iter().enumerate() {
-        let at = offset + i as u64;
-        assert_eq!(
-            *byte,
-            byte_at(stream, at),
-            "wrong byte at offset {at} of stream {stream}"
-        );
-    }
+    let wrong = (offset..)
+        .zip(bytes)
+        .find(|(at, byte)| **byte != byte_at(stream, *at));
+    assert_eq!(wrong, None, "the first wrong byte of stream {stream}");
 }

@@ -20,7 +20,7 @@ const ROUND_TRIPS: [Duration; 3] = [
 const BUFFERS: [u32; 2] = [64 << 10, 1 << 20];
 const TRANSFER_BYTES: u64 = 2_000_000;
 /// One run with losses says little: the mean of this many.
-const RUNS: u64 = 8;
+const RUNS: u64 = 3;
 
 /// Kilobytes per second of a transfer over a link of 1 Gb/s.
 fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u64 {
@@ -41,6 +41,7 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
             ts_offset: 0,
             compact_time_wait: false,
             cut: false,
+            fiddle_ppm: 0,
         };
         let plan = Plan {
             write,
@@ -52,6 +53,7 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
             answer: false,
             half_close: true,
             early: false,
+            abort_at: None,
         };
         TcpHost::new(setup, start, App::new(plan, stream, rng.fork()), rng.fork())
     };

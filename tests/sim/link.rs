@@ -22,6 +22,20 @@ pub(crate) struct LinkConfig {
     pub(crate) bits_per_second: u64,
     /// Bytes that may wait for the link to be free; more are dropped. Zero: any number.
     pub(crate) queue_bytes: u64,
+    /// Nothing gets through for a part of every period. Zero: no outages.
+    pub(crate) outage_every: Duration,
+    pub(crate) outage_for: Duration,
+}
+
+/// Somewhere else in every period, or a timer of the same period would always hit it.
+fn is_out(c: &LinkConfig, now: Instant) -> bool {
+    let (every, length) = (c.outage_every.as_nanos(), c.outage_for.as_nanos());
+    if every <= length {
+        return false;
+    }
+    let (period, at) = (now.as_nanos() / every, now.as_nanos() % every);
+    let begin = Rng::new(period).below(every - length);
+    (begin..begin + length).contains(&at)
 }
 
 /// One direction of a link.
@@ -64,7 +78,7 @@ impl Link {
             left_at = start + Duration::from_nanos(ns);
             self.free_at = left_at;
         }
-        if self.rng.chance(c.loss_ppm) {
+        if self.rng.chance(c.loss_ppm) || is_out(&c, now) {
             return;
         }
         if self.rng.chance(c.corrupt_ppm) && !packet.is_empty() {

@@ -2,6 +2,7 @@
 
 use luna::wire::{SackBlock, SeqNum, TcpFlags, TcpHeader};
 
+use crate::rng::Rng;
 use crate::world::Side;
 
 /// What has been seen of the segments that one side sends.
@@ -28,10 +29,10 @@ pub(crate) struct Oracle {
 impl Oracle {
     /// Checks a segment that `side` sends; returns a line for the trace.
     #[track_caller]
-    pub(crate) fn on_sent(&mut self, side: Side, segment: &[u8]) -> String {
+    pub(crate) fn on_sent(&mut self, side: Side, segment: &[u8]) -> Line {
         let (h, header_len) = TcpHeader::parse(segment).unwrap();
         let len = (segment.len() - header_len) as u32;
-        let line = describe(&h, len);
+        let line = Line(h.clone(), len);
         let (me, peer) = match side {
             Side::A => (&mut self.a, &mut self.b),
             Side::B => (&mut self.b, &mut self.a),
@@ -58,10 +59,60 @@ impl Oracle {
         line
     }
 
+    /// A segment from somebody who knows the ports only and must not get anywhere with it: never
+    /// one whose numbers a lucky guess could have hit.
+    pub(crate) fn forge(&self, victim: Side, rng: &mut Rng) -> Option<TcpHeader> {
+        let (me, peer) = match victim {
+            Side::A => (&self.a, &self.b),
+            Side::B => (&self.b, &self.a),
+        };
+        // During the handshake a forger who guesses ports can do harm, by design of TCP.
+        let (edge, acked, sent) = (me.edge?, peer.ack?, me.max?);
+        let expected = peer.max?;
+        let far = rng.below(1 << 30) as u32;
+        let syn = me.syn.as_ref()?;
+        if me.ack? == peer.syn.as_ref()?.seq || acked == syn.seq {
+            return None;
+        }
+        let mut header = TcpHeader {
+            src_port: syn.dst_port,
+            dst_port: syn.src_port,
+            seq: me.ack?,
+            ack: sent,
+            flags: TcpFlags::ACK,
+            window: rng.below(1 << 16) as u16,
+            ..TcpHeader::default()
+        };
+        match rng.below(6) {
+            // A reset in the window, but not where one is expected (RFC 5961 §3).
+            0 if edge.after(expected + 1) => {
+                header.flags = TcpFlags::RST;
+                let room = edge.distance_from(expected) - 1;
+                header.seq = expected + 1 + rng.below(u64::from(room)) as u32;
+            }
+            // A reset anywhere else.
+            0 | 1 => {
+                header.flags |= TcpFlags::RST;
+                header.seq = edge + 1 + far;
+            }
+            // A SYN, anywhere (RFC 5961 §4).
+            2 => {
+                header.flags = TcpFlags::SYN;
+                header.seq = edge + rng.next() as u32;
+            }
+            // An acknowledgment of what was never sent (RFC 5961 §5).
+            3 => header.ack = sent + 1 + far,
+            // Data beyond the window, or long past.
+            4 => header.seq = edge + far,
+            _ => header.seq = me.ack? - (1 << 30) - far,
+        }
+        Some(header)
+    }
+
     /// Takes note of a segment that reaches `side`; returns a line for the trace.
-    pub(crate) fn on_delivered(&mut self, side: Side, segment: &[u8]) -> String {
+    pub(crate) fn on_delivered(&mut self, side: Side, segment: &[u8]) -> Line {
         let (h, header_len) = TcpHeader::parse(segment).unwrap();
-        let line = describe(&h, (segment.len() - header_len) as u32);
+        let line = Line(h.clone(), (segment.len() - header_len) as u32);
         let (me, peer) = match side {
             Side::A => (&mut self.a, &self.b),
             Side::B => (&mut self.b, &self.a),
@@ -91,7 +142,7 @@ impl Sent {
     }
 
     /// Nothing is sent beyond the peer's window but a probe of one octet.
-    fn check_window(&self, side: Side, h: &TcpHeader, len: u32, end: SeqNum, line: &str) {
+    fn check_window(&self, side: Side, h: &TcpHeader, len: u32, end: SeqNum, line: &Line) {
         let control = u32::from(h.flags.contains(TcpFlags::FIN));
         if len + control == 0 {
             return;
@@ -113,7 +164,7 @@ impl Sent {
 
     //= RFC 9293 §3.7.1
     //# "The MSS value to be announced ... does not count the TCP options"
-    fn check_size(&self, side: Side, options_and_data: u32, peer: &Self, line: &str) {
+    fn check_size(&self, side: Side, options_and_data: u32, peer: &Self, line: &Line) {
         let offered = peer
             .syn
             .as_ref()
@@ -127,7 +178,7 @@ impl Sent {
     }
 
     /// Acknowledgments and right edges never go back, and nothing unsent is acknowledged.
-    fn check_ack(&mut self, side: Side, h: &TcpHeader, peer: &Self, line: &str) {
+    fn check_ack(&mut self, side: Side, h: &TcpHeader, peer: &Self, line: &Line) {
         if !h.flags.contains(TcpFlags::ACK) {
             return;
         }
@@ -147,16 +198,19 @@ impl Sent {
         );
         let edge = h.ack + self.window(peer, h);
         if let Some(old) = self.edge {
+            // By less than the unit of a scaled window it may (RFC 7323 §2.4).
+            let scale = self.syn.as_ref().and_then(|syn| syn.options.window_scale);
             let back = old.distance_from(edge) as i32;
+            let most = (1 << scale.unwrap_or(0)) - 1;
             assert!(
-                back <= 0,
+                back <= most,
                 "{side:?}: takes {back} bytes of its window back: {line}"
             );
         }
-        self.edge = Some(edge);
+        self.edge = Some(self.edge.map_or(edge, |old| old.latest(edge)));
     }
 
-    fn check_options(&mut self, side: Side, h: &TcpHeader, peer: &Self, line: &str) {
+    fn check_options(&mut self, side: Side, h: &TcpHeader, peer: &Self, line: &Line) {
         let agreed = |offers: fn(&TcpHeader) -> bool| {
             [&self.syn, &peer.syn]
                 .into_iter()
@@ -192,6 +246,22 @@ impl Sent {
                 "{side:?}: bad SACK block: {line}"
             );
         }
+    }
+}
+
+/// A segment as a line of a trace.
+#[derive(Clone, Debug)]
+pub(crate) struct Line(TcpHeader, u32);
+
+impl Line {
+    pub(crate) fn new(header: TcpHeader, payload_len: u32) -> Self {
+        Self(header, payload_len)
+    }
+}
+
+impl core::fmt::Display for Line {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&describe(&self.0, self.1))
     }
 }
 

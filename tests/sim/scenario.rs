@@ -1,6 +1,6 @@
 //! Random scenarios: everything about a run that the seed decides.
 
-use luna::tcp::Config;
+use luna::tcp::{Config, Keepalive};
 use luna::time::{Duration, Instant};
 use luna::wire::SeqNum;
 
@@ -45,11 +45,34 @@ impl Scenario {
                 random_link(&mut rng)
             },
         ];
-        let setups = [Role::Connect, Role::Listen].map(|role| random_setup(&mut rng, role));
-        let plans = random_plans(&mut rng, &setups, &links);
+        let passive = if rng.chance(50_000) {
+            Role::Connect
+        } else {
+            Role::Listen
+        };
+        let mut setups = [Role::Connect, passive].map(|role| random_setup(&mut rng, role));
+        let mut plans = random_plans(&mut rng, &setups, &links);
+        if links
+            .iter()
+            .all(|l| l.loss_ppm <= 30_000 && l.outage_every == Duration::ZERO)
+            && rng.chance(150_000)
+        {
+            let side = rng.below(2) as usize;
+            plans[side].abort_at = Some(rng.below(plans[side].write + plans[side].expect + 1));
+            // The other end learns of it by the reset that answers it, or answers its probes.
+            for setup in &mut setups {
+                let (idle, interval) = (ms(10_000), ms(1_000));
+                setup.config.keepalive = Some(Keepalive {
+                    idle,
+                    interval,
+                    count: 9,
+                });
+            }
+        }
         let scheduling = Scheduling {
             away_ppm: rng.pick(&[0, 0, 10_000, 200_000]),
             away_for: rng.pick(&[Duration::from_micros(50), ms(5)]),
+            attack_ppm: rng.pick(&[0, 0, 0, 20_000]),
         };
         // Anywhere in the first 50 days: the millisecond clock wraps after 49.7.
         let start = Instant::from_nanos(rng.below(50 * 86_400 * 1_000_000_000));
@@ -66,6 +89,7 @@ impl Scenario {
     /// Runs to the end and checks that everything arrived.
     pub(crate) fn run(mut self) -> Outcome {
         let [setup_a, setup_b] = self.setups.clone();
+        let aborts = self.plans.iter().any(|plan| plan.abort_at.is_some());
         let rng = &mut self.rng;
         let app = |plan, stream, rng: &mut Rng| App::new(plan, stream, rng.fork());
         let app_a = app(self.plans[0], 0, rng);
@@ -86,7 +110,11 @@ impl Scenario {
         let (a, b) = world.hosts();
         for host in [a, b] {
             let app = &host.app;
-            assert!(app.is_finished(), "ended early: {}", host.describe());
+            assert!(
+                aborts || app.is_finished(),
+                "ended early: {}",
+                host.describe()
+            );
         }
         drop(report);
         outcome
@@ -127,6 +155,8 @@ fn random_link(rng: &mut Rng) -> LinkConfig {
         delay,
         bits_per_second: rng.pick(&[0, 1_000_000, 100_000_000, 10_000_000_000]),
         queue_bytes: rng.pick(&[0, 20_000, 200_000]),
+        outage_every: rng.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(3_000)]),
+        outage_for: rng.pick(&[ms(100), ms(1_000)]),
     }
 }
 
@@ -167,6 +197,7 @@ fn random_setup(rng: &mut Rng, role: Role) -> Setup {
         ts_offset: rng.next() as u32,
         compact_time_wait: rng.chance(500_000),
         cut: rng.chance(300_000),
+        fiddle_ppm: rng.pick(&[0, 0, 10_000, 100_000]),
     }
 }
 
@@ -204,5 +235,6 @@ fn random_plans(rng: &mut Rng, setups: &[Setup; 2], links: &[LinkConfig; 2]) -> 
         answer: answer == side as u64,
         half_close: answer == 1 - side as u64 || rng.chance(600_000) || side == 0,
         early: rng.chance(300_000),
+        abort_at: None,
     })
 }

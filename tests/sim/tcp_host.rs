@@ -9,7 +9,7 @@ use luna::tcp::{
     Config, Connection, Disposition, Event, Payload, Pieces, Ports, SegmentIn, SegmentOut, State,
     reset_for,
 };
-use luna::time::Instant;
+use luna::time::{Duration, Instant};
 use luna::wire::checksum::Checksum;
 use luna::wire::{Ecn, SeqNum, TcpHeader};
 
@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) compact_time_wait: bool,
     /// Cut received payloads into pieces.
     pub(crate) cut: bool,
+    /// Change settings of the running connection, in so many turns of a million.
+    pub(crate) fiddle_ppm: u32,
 }
 
 /// A host of a single connection.
@@ -62,7 +64,8 @@ pub(crate) struct TcpHost {
 
 impl TcpHost {
     pub(crate) fn new(setup: Setup, now: Instant, app: App, rng: Rng) -> Self {
-        let (local, remote) = if setup.role == Role::Connect {
+        let stream = app.stream();
+        let (local, remote) = if stream == 0 {
             (50_000, 80)
         } else {
             (80, 50_000)
@@ -188,6 +191,29 @@ impl TcpHost {
         panic!("more than {SEGMENTS_PER_TURN_MAX} actions in one turn");
     }
 
+    /// What applications and networks do to a connection while it runs.
+    fn fiddle(&mut self) {
+        let Some(conn) = &mut self.conn else { return };
+        let rng = &mut self.rng;
+        let config = conn.config().clone();
+        match rng.below(8) {
+            0 => conn.set_path_mss(rng.between(40, u64::from(config.mss_local) + 1) as u16),
+            1 => {
+                let full = u64::from(config.rcv_buf_max_bytes);
+                conn.set_receive_budget(rng.between(full.div_ceil(4), full) as u32);
+            }
+            2 => conn.set_nodelay(rng.chance(500_000)),
+            3 => conn.set_cork(rng.chance(500_000)),
+            4 => conn.flush(),
+            5 => conn.set_quick_ack(rng.chance(500_000)),
+            6 => conn.set_delayed_ack(Duration::from_millis(rng.below(50))),
+            _ => conn.set_rto_bounds(
+                Duration::from_millis(rng.between(1, 100)),
+                Duration::from_millis(rng.between(100, 10_000)),
+            ),
+        }
+    }
+
     /// Frees the connection once nobody needs it.
     fn retire(&mut self) {
         let Some(conn) = &self.conn else { return };
@@ -216,7 +242,14 @@ impl Host for TcpHost {
         {
             conn.on_timer(now);
         }
+        if self.rng.chance(self.setup.fiddle_ppm) {
+            self.fiddle();
+        }
         self.settle(now, send);
+    }
+
+    fn forge(header: &TcpHeader, data: &[u8]) -> Vec<u8> {
+        emit(header, data)
     }
 
     fn poll_at(&self) -> Instant {
@@ -237,11 +270,12 @@ impl Host for TcpHost {
         };
         let info = conn.info();
         let config = conn.config();
+        // A window field counts in units of its scale, so a promise may round up.
+        let room = u64::from(config.rcv_buf_max_bytes) + (1 << info.rcv_wscale.unwrap_or(0));
+        let readable = conn.readable_bytes() as u64;
         assert!(
-            conn.readable_bytes() <= config.rcv_buf_max_bytes as usize + 1,
-            "{} readable bytes in a buffer of {}",
-            conn.readable_bytes(),
-            config.rcv_buf_max_bytes
+            readable <= room,
+            "{readable} readable bytes in a buffer of {room}"
         );
         if conn.state() == State::Closed {
             return;
@@ -302,7 +336,8 @@ fn check_out(out: &SegmentOut<Bytes>, ports: Ports) {
 }
 
 fn gather(pieces: &Pieces<Bytes>) -> Vec<u8> {
-    pieces.iter().flat_map(|p| p.as_bytes()).copied().collect()
+    let pieces: Vec<&[u8]> = pieces.iter().map(Payload::as_bytes).collect();
+    pieces.concat()
 }
 
 fn cut(data: &[u8], pieces: bool, rng: &mut Rng) -> Pieces<Bytes> {

@@ -5,8 +5,10 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use luna::time::{Duration, Instant};
 
+use luna::wire::TcpHeader;
+
 use crate::link::{Link, LinkConfig};
-use crate::oracle::Oracle;
+use crate::oracle::{Line, Oracle};
 use crate::rng::Rng;
 
 /// What the simulator runs: a single connection, or a whole stack behind a device.
@@ -23,6 +25,8 @@ pub(crate) trait Host {
     fn is_done(&self) -> bool;
     /// The TCP segment (header and data) inside a packet, unless it is damaged.
     fn segment(packet: &[u8]) -> Option<&[u8]>;
+    /// A packet with this segment, for an attacker.
+    fn forge(header: &TcpHeader, data: &[u8]) -> Vec<u8>;
     /// For the report of a failure.
     fn describe(&self) -> String;
 }
@@ -45,6 +49,8 @@ impl Side {
 pub(crate) struct Scheduling {
     pub(crate) away_ppm: u32,
     pub(crate) away_for: Duration,
+    /// After a turn, an attacker who sees nothing but guesses ports sends a host something.
+    pub(crate) attack_ppm: u32,
 }
 
 /// What bounds a run: beyond either, it does not terminate.
@@ -64,6 +70,15 @@ struct Seat<H> {
 
 type Flying = Reverse<(Instant, u64, Side, Vec<u8>)>;
 
+/// A line of the trace, to be put into words only if somebody will read it.
+struct Note {
+    at: Duration,
+    side: Side,
+    arrow: &'static str,
+    /// `None`: damaged.
+    line: Option<Line>,
+}
+
 /// A run.
 pub(crate) struct World<A, B> {
     now: Instant,
@@ -76,7 +91,7 @@ pub(crate) struct World<A, B> {
     rng: Rng,
     oracle: Oracle,
     pub(crate) packets: u64,
-    trace: VecDeque<String>,
+    trace: VecDeque<Note>,
 }
 
 /// Lines of the trace that a failure prints.
@@ -172,10 +187,10 @@ impl<A: Host, B: Host> World<A, B> {
                 return;
             };
             let note = match segment::<A, B>(to, &packet) {
-                Some(segment) => self.oracle.on_delivered(to, segment),
-                None => "damaged".to_owned(),
+                Some(segment) => Some(self.oracle.on_delivered(to, segment)),
+                None => None,
             };
-            self.note(format!("{to:?} <- {note}"));
+            self.note(to, "<-", note);
             match to {
                 Side::A => {
                     self.a.host.receive(self.now, packet);
@@ -213,13 +228,14 @@ impl<A: Host, B: Host> World<A, B> {
     }
 
     fn after_turn(&mut self, side: Side, sent: Vec<Vec<u8>>) {
+        let mut forged = false;
         for packet in sent {
             self.packets += 1;
             let Some(segment) = segment::<A, B>(side, &packet) else {
                 panic!("{side:?} sends a damaged packet");
             };
             let note = self.oracle.on_sent(side, segment);
-            self.note(format!("{side:?} -> {note}"));
+            self.note(side, "->", Some(note));
             let (flying, serial, to) = (&mut self.flying, &mut self.serial, side.other());
             let link = match side {
                 Side::A => &mut self.a.link,
@@ -230,6 +246,25 @@ impl<A: Host, B: Host> World<A, B> {
                 flying.push(Reverse((at, *serial, to, packet)));
             });
         }
+        if self.rng.chance(self.scheduling.attack_ppm)
+            && let Some(header) = self.oracle.forge(side, &mut self.rng)
+        {
+            let data = &[0x5a; 100][..self.rng.below(100) as usize];
+            let packet = match side {
+                Side::A => A::forge(&header, data),
+                Side::B => B::forge(&header, data),
+            };
+            self.note(
+                side,
+                "<! forged",
+                Some(Line::new(header, data.len() as u32)),
+            );
+            match side {
+                Side::A => self.a.host.receive(self.now, packet),
+                Side::B => self.b.host.receive(self.now, packet),
+            }
+            forged = true;
+        }
         let mut away_until = Instant::ZERO;
         if self.rng.chance(self.scheduling.away_ppm) {
             let ns = self.rng.below(self.scheduling.away_for.as_nanos());
@@ -239,15 +274,23 @@ impl<A: Host, B: Host> World<A, B> {
             Side::A => (&mut self.a.dirty, &mut self.a.away_until),
             Side::B => (&mut self.b.dirty, &mut self.b.away_until),
         };
-        (*dirty, *away) = (false, away_until);
+        (*dirty, *away) = (forged, away_until);
     }
 
-    fn note(&mut self, line: String) {
+    fn note(&mut self, side: Side, arrow: &'static str, line: Option<Line>) {
+        if std::env::var_os("LUNA_SIM_TRACE").is_some() {
+            let line = line.as_ref().map_or("damaged".to_owned(), Line::to_string);
+            eprintln!("{:>14?} {side:?} {arrow} {line}", self.elapsed());
+        }
         if self.trace.len() == TRACE_LINES {
             self.trace.pop_front();
         }
-        self.trace
-            .push_back(format!("{:>14?} {line}", self.elapsed()));
+        self.trace.push_back(Note {
+            at: self.elapsed(),
+            side,
+            arrow,
+            line,
+        });
     }
 }
 
@@ -262,8 +305,15 @@ impl<A, B> Drop for World<A, B> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the last {} packets:", self.trace.len());
-            for line in &self.trace {
-                eprintln!("{line}");
+            for Note {
+                at,
+                side,
+                arrow,
+                line,
+            } in &self.trace
+            {
+                let line = line.as_ref().map_or("damaged".to_owned(), Line::to_string);
+                eprintln!("{at:>14?} {side:?} {arrow} {line}");
             }
         }
     }

@@ -124,10 +124,13 @@ mod xdp {
     use crate::config::Config;
     use crate::control::{Change, ControlHandle, Mirror};
     use crate::device::Device;
-    use crate::device::xdp::{XdpConfig, XdpDevice};
+    use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
     use crate::stack::{Shard, ShardParts};
-    use crate::sys::internal;
-    use crate::time::{Clock, SystemClock};
+    use crate::socket::publish::Publisher;
+    use crate::socket::table;
+    use crate::stats::{Board, BoardInfo, Reason, RunState};
+    use crate::sys::{self, internal};
+    use crate::time::{Clock, Duration, Instant, SystemClock};
     use crate::traffic::Lease;
     use crate::traffic::xdp::{PortOwner, Steering};
     use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
@@ -152,7 +155,16 @@ mod xdp {
         mirror: Mirror,
         runtime: &'static Runtime,
         broken: bool,
+        publisher: Option<Publisher>,
+        /// How far things had come when the board was last brought up to date.
+        published: (u64, u64),
+        /// When to look whether they have moved on: while a program waits in its event loop
+        /// nobody else does, and this costs less than telling.
+        look_at: Instant,
     }
+
+    /// How old `luna ss` may be.
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
 
     impl Chores for Follow {
         fn fd(&self) -> Option<RawFd> {
@@ -170,12 +182,65 @@ mod xdp {
                 }
             }
         }
+
+        fn due(&self) -> Instant {
+            if self.publisher.is_some() { self.look_at } else { Instant::FAR_FUTURE }
+        }
+
+        fn run_due(&mut self, now: Instant) {
+            let Some(publisher) = &mut self.publisher else { return };
+            if now < self.look_at {
+                return;
+            }
+            let progress = (self.runtime.crew.deliveries(), table::changes());
+            if progress != self.published {
+                publisher.run();
+                self.published = progress;
+            }
+            self.look_at = publisher.next().max(now + LOOK_EVERY);
+        }
+    }
+
+    /// The board that `luna ss` reads. Without it there is only less to see.
+    fn publisher(config: &Config) -> Option<Publisher> {
+        let info = BoardInfo {
+            pid: sys::getpid(),
+            started_s: board_time(),
+            device: config.device.to_string(),
+            program: program_name(),
+            shards: config.shards,
+            dedicated: config.mode == crate::config::Mode::Dedicated,
+            state: RunState::Running,
+            state_reason: Reason::Accelerated,
+            rows_refused: 0,
+        };
+        match Board::create(&info, internal::first()) {
+            Ok(board) => {
+                let _ = internal::keep_here(board.fd());
+                Some(Publisher::new(board))
+            }
+            Err(error) => {
+                log::warn!("`luna ss` will not see this process: {error}");
+                None
+            }
+        }
+    }
+
+    fn program_name() -> String {
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+        name.trim_end().to_owned()
+    }
+
+    fn board_time() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        u64::try_from(now.tv_sec).unwrap_or(0)
     }
 
     /// What all shards need.
     struct Parts<'a> {
         name: &'a str,
         ifindex: u32,
+        mtu: u32,
         virtual_link: bool,
         area: &'a Arc<Area>,
         control: &'a Arc<ControlHandle>,
@@ -216,6 +281,7 @@ mod xdp {
         let parts = Parts {
             name,
             ifindex,
+            mtu: link.mtu,
             virtual_link: !link.kind.is_empty(),
             area: &area,
             control: &control,
@@ -251,6 +317,9 @@ mod xdp {
             mirror,
             runtime,
             broken: false,
+            publisher: publisher(config),
+            published: (u64::MAX, 0),
+            look_at: Instant::ZERO,
         });
         steward::start(&runtime.crew, chores)
             .map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -270,8 +339,11 @@ mod xdp {
         rustix::rand::getrandom(&mut secret, flags)
             .map_err(|errno| format!("no random numbers: {errno}"))?;
         let cell = ShardCell::try_new(|| {
-            let mut pool =
-                Pool::new(parts.area, PoolConfig::default()).map_err(|error| error.to_string())?;
+            let config = PoolConfig {
+                rx_object_bytes: rx_object_bytes_for(parts.mtu),
+                ..PoolConfig::default()
+            };
+            let mut pool = Pool::new(parts.area, config).map_err(|error| error.to_string())?;
             let mut device = XdpDevice::open(parts.name, &queues, &mut pool, &XdpConfig::default())
                 .map_err(|error| error.to_string())?;
             for (queue, socket) in device.sockets() {

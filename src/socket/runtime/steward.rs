@@ -29,6 +29,14 @@ pub(crate) trait Chores: Send {
     fn fd(&self) -> Option<RawFd>;
     /// Does it.
     fn run(&mut self);
+    /// When to do what is done from time to time.
+    fn due(&self) -> Instant {
+        Instant::FAR_FUTURE
+    }
+    /// Does that.
+    fn run_due(&mut self, now: Instant) {
+        let _ = now;
+    }
 }
 
 /// Starts the thread. All signals are blocked in it: they are the application's.
@@ -75,6 +83,8 @@ impl<E: Engine> Steward<'_, E> {
             }
             // Without a tick to come, whoever leaves a shard must tell.
             let asleep = deadline == Instant::FAR_FUTURE;
+            self.chores.run_due(SystemClock.now());
+            let deadline = deadline.min(self.chores.due());
             if asleep && !self.crew.steward_sleeps() {
                 continue;
             }

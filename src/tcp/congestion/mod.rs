@@ -126,13 +126,16 @@ impl Controller {
         }
     }
 
-    /// SMSS changed. The window keeps its bytes but holds at least one segment.
+    /// SMSS changed. The window keeps its bytes but holds at least one segment, also after a
+    /// recovery that ends at the threshold: a window of less would never let anything out.
     pub(crate) fn set_mss(&mut self, mss: u32) {
         self.window.mss = mss;
         self.window.cwnd = self.window.cwnd.max(mss);
+        self.window.ssthresh = self.window.ssthresh.max(mss.saturating_mul(2));
     }
 
-    /// Records how full the window is, at the end of a burst of transmissions.
+    /// Records how full the window is, at the end of a burst of transmissions, and says whether
+    /// the record is new: then a round begins that ends when all of `flight` is acknowledged.
     /// `new_round`: everything outstanding at the last record has been acknowledged.
     #[inline]
     pub(crate) fn on_transmitted(&mut self, flight: u32, limited: bool, new_round: bool) -> bool {

@@ -23,9 +23,8 @@ impl NewReno {
 impl Algorithm for NewReno {
     fn on_ack(&mut self, window: &mut Window, ack: &Ack) {
         if window.cwnd < window.ssthresh {
-            //= RFC 3465 §2.3
-            //# "a L=1*SMSS bytes limit ... be used during any slow start period that follows a
-            //#  retransmission timeout."
+            // RFC 3465 §2.3: after a timeout, while the window is rebuilt from what survives of
+            // the last one, an acknowledgment may cover data that has long left the network.
             let segs = if ack.after_timeout {
                 1
             } else {

@@ -7,7 +7,7 @@ use super::super::payload::Payload;
 use super::super::recovery::Phase;
 use super::super::scoreboard::{self, DUP_THRESH};
 use super::super::timers::Timer;
-use super::{Connection, Event, Flags};
+use super::{Connection, Flags};
 use crate::time::{Duration, Instant};
 use crate::wire::TcpHeader;
 
@@ -83,10 +83,7 @@ impl<P: Payload> Connection<P> {
         } else if restart_timer {
             self.arm_retransmit(now);
         }
-        if self.flags.contains(Flags::WRITER_WAITS) && self.is_writable() {
-            self.flags -= Flags::WRITER_WAITS;
-            self.raise(Event::Writable);
-        }
+        self.wake_writer();
     }
 
     /// What `acked` new bytes mean for the congestion window and for a recovery in progress.
@@ -184,10 +181,10 @@ impl<P: Payload> Connection<P> {
 
     /// A duplicate ACK in fast recovery without SACK: one more segment has left the network.
     fn inflate(&mut self) {
-        //= RFC 5681 §3.2 step 4
-        //# "the TCP sender MAY limit the number of times cwnd is artificially inflated during
-        //#  loss recovery to the number of outstanding segments (or, an approximation thereof)"
-        // So that a peer gains nothing by inventing duplicates (§3.2 step 3's note).
+        //= RFC 5681 §3.2
+        //# "A TCP MAY therefore limit the number of times cwnd is artificially inflated during
+        //#  loss recovery to the number of outstanding segments"
+        // Then a peer gains nothing by inventing duplicates.
         let outstanding = self.recovery.recover.distance_from(self.tx.una);
         self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
         if self.recovery.dup_acks.saturating_mul(self.mss) <= outstanding {
@@ -243,6 +240,15 @@ impl<P: Payload> Connection<P> {
         let clock = now.as_millis_wrapping().wrapping_add(self.stamps.offset);
         let age_ms = clock.wrapping_sub(ts.echo);
         if age_ms > ECHO_AGE_MAX_MS {
+            return false;
+        }
+        // A duplicate does not refresh the echo. When it was the ACK that got lost, what our
+        // retransmission provoked still echoes the first transmission, and the age is the
+        // timeout's, not the path's: each would feed the next. An answer that comes sooner than
+        // any has is one to the first transmission, and a valid measurement.
+        let resent = now.saturating_since(self.recovery.resent_at);
+        let echoes_earlier = u64::from(age_ms) > resent.as_millis() + 1;
+        if echoes_earlier && self.rtt.min_rtt().is_some_and(|min| resent >= min) {
             return false;
         }
         self.rtt

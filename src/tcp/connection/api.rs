@@ -7,7 +7,7 @@ use super::super::payload::Payload;
 use super::super::recovery::Phase;
 use super::super::state::{Input, State};
 use super::super::timers::Timer;
-use super::{Connection, Flags};
+use super::{Connection, Event, Flags};
 use crate::time::{Duration, Instant};
 
 /// Writing.
@@ -92,6 +92,14 @@ impl<P: Payload> Connection<P> {
     /// Payload bytes of a full segment: Eff.snd.MSS of RFC 9293 §3.7.1.
     pub fn mss(&self) -> u32 {
         self.mss
+    }
+
+    /// Tells a writer that found too little room when there is enough.
+    pub(super) fn wake_writer(&mut self) {
+        if self.flags.contains(Flags::WRITER_WAITS) && self.is_writable() {
+            self.flags -= Flags::WRITER_WAITS;
+            self.raise(Event::Writable);
+        }
     }
 
     /// Takes back what an earlier write said with `more`: what is queued may go.
@@ -208,8 +216,7 @@ impl<P: Payload> Connection<P> {
         self.flags |= Flags::ORPHAN;
         match self.state {
             //= RFC 9293 §3.10.5
-            //# "CLOSING STATE LAST-ACK STATE TIME-WAIT STATE: Respond with "ok" and delete the
-            //#  TCB, enter CLOSED state, and return."
+            //# "Respond with "ok" and delete the TCB, enter CLOSED state, and return."
             State::Closing | State::LastAck | State::TimeWait => {
                 self.transition(Input::Delete, now);
             }
@@ -286,6 +293,7 @@ impl<P: Payload> Connection<P> {
     /// Sets the size of the send buffer. What is in it stays.
     pub fn set_send_buffer(&mut self, bytes: u32) {
         self.config.snd_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX);
+        self.wake_writer();
     }
 
     /// Sets the size of the receive buffer. The window scale was agreed in the handshake and
@@ -305,9 +313,7 @@ impl<P: Payload> Connection<P> {
         let before = self.mss;
         self.apply_mss();
         if lowered && self.mss < before && self.state.is_synchronized() && self.tx.flight() > 0 {
-            //= RFC 1191 §6.5
-            //# "the retransmission should not be treated as a congestion signal" (in substance:
-            //# cwnd and ssthresh stay)
+            // A packet that was too big is no sign of congestion: cwnd and ssthresh stay.
             self.recovery
                 .restart(Phase::Timeout, self.tx.una, self.tx.nxt);
         }

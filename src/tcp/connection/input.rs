@@ -155,7 +155,7 @@ impl<P: Payload> Connection<P> {
             // The peer's FIN has been taken already: this is a retransmission.
             if self.state == State::TimeWait {
                 //= RFC 9293 §3.10.7.4
-                //# "Remain in the TIME-WAIT state. Restart the 2 MSL time-wait timeout."
+                //# "Remain in the TIME-WAIT state.  Restart the 2 MSL time-wait timeout."
                 self.timers.arm(Timer::Linger, now + self.config.time_wait);
             }
             if self.state != State::Closed {
@@ -182,14 +182,14 @@ impl<P: Payload> Connection<P> {
             Arrival::InOrder => self.on_in_order(now),
             Arrival::OutOfOrder => {
                 self.counters.out_of_order_in += 1;
-                //= RFC 5681 §4.2
-                //# "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order
-                //#  segment arrives."
+                //= RFC 5681 §3.2
+                //# "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order segment
+                //#  arrives."
                 self.ack.dups = self.ack.dups.saturating_add(1).min(DUP_ACKS_OWED_MAX);
             }
-            //= RFC 5681 §4.2
-            //# "a TCP receiver SHOULD send an immediate ACK when the incoming segment fills in
-            //#  all or part of a gap in the sequence space."
+            //= RFC 5681 §3.2
+            //# "a TCP receiver SHOULD send an immediate ACK when the incoming segment fills in all or
+            //#  part of a gap in the sequence space."
             Arrival::FilledGap | Arrival::Useless => self.flags |= Flags::ACK_NOW,
         }
         if self.rx.nxt != before {
@@ -237,7 +237,8 @@ impl<P: Payload> Connection<P> {
     /// RFC 7323 §5.3 R1. Says whether the segment may be processed.
     pub(super) fn passes_paws(&mut self, now: Instant, h: &TcpHeader) -> bool {
         //= RFC 7323 §5.2
-        //# "<RST> segments MUST NOT be subjected to the PAWS check"
+        //# "When an <RST> segment is received, it MUST NOT be subjected to the PAWS check by
+        //#  verifying an acceptable value in SEG.TSval"
         if !self.flags.contains(Flags::TIMESTAMPS) || h.flags.contains(TcpFlags::RST) {
             return true;
         }
@@ -252,8 +253,8 @@ impl<P: Payload> Connection<P> {
         let valid = now.saturating_since(self.stamps.recent_at) < TS_RECENT_VALID;
         if old && valid {
             //= RFC 7323 §5.3
-            //# "If the segment is not acceptable: send an acknowledgment in reply ... and drop
-            //#  the segment."
+            //# "treat the arriving segment as not acceptable: Send an acknowledgement in reply ...
+            //#  and drop the segment."
             self.counters.paws_drops += 1;
             self.challenge(now);
             return false;

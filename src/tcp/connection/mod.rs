@@ -372,8 +372,8 @@ impl<P: Payload> Connection<P> {
     #[cold]
     fn reset_peer(&mut self, now: Instant) {
         //= RFC 9293 §3.10.5
-        //# "Send a reset segment: <SEQ=SND.NXT><CTL=RST> All queued SENDs and RECEIVEs should
-        //#  be given "connection reset" notification"
+        //# "Send a reset segment: <SEQ=SND.NXT><CTL=RST> ... all segments queued for transmission
+        //#  (except for the RST formed above) or retransmission should be flushed."
         if self.state.is_synchronized() || self.state == State::SynReceived {
             self.flags |= Flags::RST_PENDING;
         }

@@ -37,9 +37,8 @@ impl<P: Payload> Connection<P> {
             //# "TCP endpoints MUST implement both sending and receiving the MSS Option"
             mss: Some(self.config.mss_local),
             //= RFC 7323 §2.2
-            //# "The window scale option MAY be sent in an initial <SYN> segment ... it MAY
-            //#  also be sent in a <SYN,ACK> ... but only if a Window Scale option was received
-            //#  in the initial <SYN> segment."
+            //# "It MAY also be sent in a <SYN,ACK> segment, but only if a Window Scale option was
+            //#  received in the initial <SYN> segment."
             window_scale: offer(self.config.window_scale, Flags::SCALING).then_some(self.rx.shift),
             sack_permitted: offer(self.config.sack, Flags::SACK),
             timestamps: timestamps.then(|| self.stamp(now)),
@@ -219,8 +218,7 @@ impl<P: Payload> Connection<P> {
     ) -> Option<Disposition> {
         if !self.acks_syn(h) {
             //= RFC 9293 §3.10.7.4
-            //# "If the segment acknowledgment is not acceptable, form a reset segment
-            //#  <SEQ=SEG.ACK><CTL=RST> and send it."
+            //# "If the segment acknowledgment is not acceptable, form a reset segment"
             return Some(Disposition::Reset(self.reset_for_ack(h.ack)));
         }
         self.complete_handshake(now, h, u32::from(h.window) << self.tx.shift);

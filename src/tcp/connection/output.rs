@@ -111,10 +111,8 @@ impl<P: Payload> Connection<P> {
         let limited = self.recovery.phase == Phase::Open && self.recovery.dup_acks > 0;
         if limited && !self.flags.contains(Flags::SACK) {
             //= RFC 3042 §2
-            //# "the TCP sender ... SHOULD ... transmit a segment of previously unsent data upon
-            //#  the arrival of the first two consecutive duplicate ACKs ... the amount of
-            //#  outstanding data would remain less than or equal to the congestion window plus
-            //#  two segments"
+            //# "a TCP sender to transmit new data upon the arrival of the first two consecutive
+            //#  duplicate ACKs"
             window = window.saturating_add(self.recovery.dup_acks.min(2).saturating_mul(self.mss));
         }
         let manners = Manners {
@@ -279,6 +277,7 @@ impl<P: Payload> Connection<P> {
         self.counters.retransmits += 1;
         self.counters.bytes_retransmitted += u64::from(len);
         self.recovery.timed = None;
+        self.recovery.resent_at = now;
         self.recovery.high_rxt = self.recovery.high_rxt.latest(end + u32::from(fin));
         if !self.timers.is_armed(Timer::Retransmit) {
             self.arm_retransmit(now);
@@ -428,12 +427,19 @@ impl<P: Payload> Connection<P> {
         let retransmission = self.tx.nxt != self.iss && self.flags.contains(Flags::SYN_PENDING);
         let header = if self.flags.contains(Flags::RST_PENDING) {
             self.flags -= Flags::RST_PENDING;
+            let mut options = TcpOptions::default();
+            if self.flags.contains(Flags::TIMESTAMPS) {
+                //= RFC 7323 §3.2
+                //# "and SHOULD be sent in an <RST> segment"
+                options.timestamps = Some(self.stamp(now));
+            }
             TcpHeader {
                 src_port: self.ports.local,
                 dst_port: self.ports.remote,
                 seq: self.tx.nxt,
                 ack: self.rx.nxt,
                 flags: TcpFlags::RST | TcpFlags::ACK,
+                options,
                 ..TcpHeader::default()
             }
         } else {
@@ -452,6 +458,7 @@ impl<P: Payload> Connection<P> {
         self.flags -= Flags::SYN_PENDING;
         if self.tx.nxt != self.iss {
             self.flags |= Flags::SYN_RESENT;
+            self.recovery.resent_at = now;
         } else {
             self.tx.nxt = self.iss + 1;
             self.syn_sent_at = now;

@@ -3,6 +3,7 @@
 mod closing;
 mod data;
 mod handshake;
+mod hostile;
 mod loss;
 mod pair;
 mod resets;

@@ -62,9 +62,9 @@ impl<P: Payload> Connection<P> {
                 .on_timeout(self.tx.flight(), self.recovery.timeouts == 0);
             self.recovery.timeouts = self.recovery.timeouts.saturating_add(1);
         }
-        //= RFC 2018 §8
-        //# "the data sender SHOULD turn off all of the SACKed bits, since the timeout might
-        //#  indicate that the data receiver has reneged."
+        //= RFC 2018 §5
+        //# "After a retransmit timeout the data sender SHOULD turn off all of the SACKed bits,
+        //#  since the timeout might indicate that the data receiver has reneged."
         self.scoreboard.clear();
         //= RFC 6298 §5.4
         //# "Retransmit the earliest segment that has not been acknowledged by the TCP receiver."
@@ -195,10 +195,8 @@ impl<P: Payload> Connection<P> {
         };
         if hopeless {
             //= RFC 9293 §3.8.4
-            //# "It is essential to remember that ACK segments that contain no data are not
-            //#  reliably transmitted by TCP. Consequently, if a keep-alive mechanism is
-            //#  implemented, it MUST NOT interpret failure to respond to any specific probe as
-            //#  a dead connection"
+            //# "if a keep-alive mechanism is implemented it MUST NOT interpret failure to
+            //#  respond to any specific probe as a dead connection"
             self.flags |= Flags::RST_PENDING;
             self.fail(Event::TimedOut, now);
             return;

@@ -197,7 +197,8 @@ fn the_closed_event_waits_for_the_reset_to_be_sent() {
 
 #[test]
 fn abort_in_every_state() {
-    let reset: [(fn(&mut Script), bool); 6] = [
+    type Prepare = fn(&mut Script);
+    let reset: [(Prepare, bool); 6] = [
         (|s| s.shutdown(), true),
         (|s| s.inject("F. 1:1(0) ack 1"), true),
         (

@@ -261,14 +261,15 @@ fn a_lost_tail_is_rescued_once() {
 fn forged_and_old_sack_blocks_are_ignored() {
     let mut s = ten_out(&with_sack());
     for blocks in [
-        "9001:10002",        // beyond SND.NXT
-        "20001:30001",       // far beyond
-        "0:1",               // below SND.UNA
-        "-5000:5001",        // straddles SND.UNA from an impossible past
-        "5001:5001",         // empty
-        "6001:5001",         // backwards
-        "1:2147483648",      // half the circle
-        "-2147483648:10001", // the other half
+        "9001:10002",             // beyond SND.NXT
+        "20001:30001",            // far beyond
+        "0:1",                    // below SND.UNA
+        "-5000:5001",             // straddles SND.UNA from an impossible past
+        "5001:5001",              // empty
+        "6001:5001",              // backwards
+        "1:2147483648",           // half the circle
+        "-2147483648:10001",      // the other half
+        "2147418113:-1879048192", // each comparison holds, but not together
     ] {
         s.inject(&format!(". 1:1(0) ack 1 <sack {blocks}>"));
         assert_eq!(s.c.info().sacked, 0, "{blocks}");
@@ -403,4 +404,34 @@ fn timestamps_time_retransmissions_too() {
     s.at(208);
     s.inject(". 1:1(0) ack 101 <TS val 6 ecr 200>");
     assert_eq!(s.c.info().srtt, Some(Duration::from_millis(1)));
+}
+
+/// The peer had everything, but its ACK was lost. What the retransmission provokes echoes the
+/// timestamp of the first transmission: its age is the timeout, not a round-trip time.
+#[test]
+fn the_echo_of_a_duplicate_is_no_measurement() {
+    let cfg = Config {
+        timestamps: true,
+        ..plain()
+    };
+    let mut s = Script::accept(&cfg, "S 0:0(0) <TS val 5 ecr 0>");
+    s.expect("S. 0:0(0)");
+    s.at(10);
+    s.inject(". 1:1(0) ack 1 <TS val 5 ecr 0>");
+    s.at(1000);
+    s.write(10);
+    s.expect("P. 1:11(10) <TS val 1000 ecr 5>");
+    s.at(1200);
+    s.expect("P. 1:11(10) <TS val 1200 ecr 5>");
+    s.at(1211);
+    s.inject(". 1:1(0) ack 11 <TS val 6 ecr 1000>");
+    assert_eq!(s.c.info().srtt, Some(Duration::from_millis(10)));
+    // Sooner than any answer has come, it is one to the first transmission: the path is slow.
+    s.write(10);
+    s.expect("P. 11:21(10) <TS val 1211");
+    s.at(1211 + 400);
+    s.expect("P. 11:21(10) <TS val 1611");
+    s.at(1615);
+    s.inject(". 1:1(0) ack 21 <TS val 7 ecr 1211>");
+    assert!(s.c.info().srtt > Some(Duration::from_millis(50)));
 }
