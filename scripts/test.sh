@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make test: builds everything and runs every test. Arguments go to `cargo test`.
+# make test: builds and runs every test. Arguments go to `cargo test`.
 #
 # As root it installs what is missing first. Without root the end-to-end tests say that they were
 # skipped; all others run.
@@ -14,6 +14,4 @@ if [ "$(id -u)" = 0 ]; then
 else
     say "not root: the end-to-end tests will be skipped"
 fi
-# The end-to-end tests preload a library that no test depends on as far as cargo knows.
-cargo build --locked --workspace
 cargo test --locked --workspace "$@"

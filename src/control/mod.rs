@@ -31,7 +31,7 @@ pub use tables::{
 
 /// Feeds arbitrary bytes to the decoder and the tables as if the kernel had sent them; returns
 /// how many messages they held. For fuzzing: nothing that the bytes say may make it panic.
-#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
 pub fn fuzz_netlink(datagram: &[u8]) -> usize {
     let mut state = state::State::default();
     let mut messages = 0;

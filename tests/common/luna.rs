@@ -85,7 +85,6 @@ impl Stack {
         match self {
             Self::Kernel => netns.command(program),
             Self::Luna(run) => {
-                build();
                 let words = run.words();
                 let mut command = netns.command(&words[0]);
                 command.args(&words[1..]).arg(program);
@@ -157,29 +156,39 @@ impl Ends {
     }
 }
 
-/// The `luna` command of this build.
+/// The `luna` command of this build, its two libraries beside it.
 pub fn luna() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_luna"))
+    static PLACED: OnceLock<PathBuf> = OnceLock::new();
+    PLACED.get_or_init(place)
 }
 
-/// Builds `libluna_preload.so` beside `luna` and `libluna.so`: cargo builds for a test what its
-/// package needs, and the preload library is another package's.
-pub fn build() {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked", "--package", "luna_preload"]);
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-        let folder = luna().parent().expect("a folder that holds luna");
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        checked(&mut cargo);
-        for library in ["libluna.so", "libluna_preload.so"] {
-            let path = folder.join(library);
-            assert!(path.exists(), "{} was not built", path.display());
-        }
-    });
+/// Brings together in a folder what belongs together. What lies in `target/debug` need not: for a
+/// test, cargo builds the command and `deps/libluna.so` afresh, leaves an older `libluna.so`
+/// where it is, and does not build the preload library, another package's, at all.
+fn place() -> PathBuf {
+    let command = Path::new(env!("CARGO_BIN_EXE_luna"));
+    let built = command.parent().expect("a folder that holds luna");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked", "--package", "luna_preload"]);
+    if built.ends_with("release") {
+        cargo.arg("--release");
+    }
+    checked(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
+
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs");
+    std::fs::create_dir_all(&folder).expect("create a folder");
+    let libraries = [
+        built.join("deps/libluna.so"),
+        built.join("libluna_preload.so"),
+    ];
+    for from in libraries.iter().map(PathBuf::as_path).chain([command]) {
+        let name = from.file_name().expect("a file name").to_string_lossy();
+        // Replaced, not written into: a program of another test run may still map the old one.
+        let fresh = folder.join(format!("{name}.{}", std::process::id()));
+        std::fs::copy(from, &fresh).expect("copy a program");
+        std::fs::rename(&fresh, folder.join(&*name)).expect("put a program into place");
+    }
+    folder.join("luna")
 }
 
 /// Whether this build can put a program on luna at all. Until the command line has landed, the

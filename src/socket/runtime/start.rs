@@ -103,9 +103,10 @@ mod xdp {
     use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
     use crate::stack::{Shard, ShardParts};
     use crate::socket::publish::Publisher;
+    use crate::socket::table;
     use crate::stats::{Board, BoardInfo, Reason, RunState};
     use crate::sys::{self, internal};
-    use crate::time::{Clock, Instant, SystemClock};
+    use crate::time::{Clock, Duration, Instant, SystemClock};
     use crate::traffic::Lease;
     use crate::traffic::xdp::{PortOwner, Steering};
     use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
@@ -131,9 +132,15 @@ mod xdp {
         runtime: &'static Runtime,
         broken: bool,
         publisher: Option<Publisher>,
-        /// Something has happened that the board does not show yet.
-        unpublished: bool,
+        /// How far things had come when the board was last brought up to date.
+        published: (u64, u64),
+        /// When to look whether they have moved on: while a program waits in its event loop
+        /// nobody else does, and this costs less than telling.
+        look_at: Instant,
     }
+
+    /// How old `luna ss` may be.
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
 
     impl Chores for Follow {
         fn fd(&self) -> Option<RawFd> {
@@ -153,21 +160,20 @@ mod xdp {
         }
 
         fn due(&self) -> Instant {
-            match &self.publisher {
-                Some(publisher) if self.unpublished => publisher.next(),
-                _ => Instant::FAR_FUTURE,
-            }
+            if self.publisher.is_some() { self.look_at } else { Instant::FAR_FUTURE }
         }
 
-        fn run_due(&mut self, now: Instant, active: bool) {
-            self.unpublished |= active;
-            if let Some(publisher) = &mut self.publisher
-                && self.unpublished
-                && now >= publisher.next()
-            {
-                publisher.run();
-                self.unpublished = false;
+        fn run_due(&mut self, now: Instant) {
+            let Some(publisher) = &mut self.publisher else { return };
+            if now < self.look_at {
+                return;
             }
+            let progress = (self.runtime.crew.deliveries(), table::changes());
+            if progress != self.published {
+                publisher.run();
+                self.published = progress;
+            }
+            self.look_at = publisher.next().max(now + LOOK_EVERY);
         }
     }
 
@@ -262,7 +268,8 @@ mod xdp {
             runtime,
             broken: false,
             publisher: publisher(config),
-            unpublished: true,
+            published: (u64::MAX, 0),
+            look_at: Instant::ZERO,
         });
         steward::start(&runtime.crew, chores)
             .map_err(|error| format!("cannot start a thread: {error}"))?;
