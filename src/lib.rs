@@ -4,7 +4,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`time`], [`limits`], [`stats`] | vocabulary: instants, bounds, counters |
+//! | [`time`], [`limits`], [`stats`], [`logging`] | vocabulary: instants, bounds, counters, lines |
 //! | [`sys`] | raw system calls that no preload library can intercept |
 //! | [`wire`] | bytes to headers and back |
 //! | [`zbuf`] | the slab of reference-counted objects that every payload byte lives in |
@@ -25,6 +25,7 @@ pub mod config;
 pub mod control;
 pub mod device;
 pub mod limits;
+pub mod logging;
 pub mod socket;
 pub mod stack;
 pub mod stats;

@@ -29,3 +29,30 @@ pub const NEIGHBOURS_MAX: usize = 1 << 16;
 
 const _: () = assert!(SYN_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(ACCEPT_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
+/// Most frames of one shard that wait for a neighbour's hardware address.
+pub const FRAMES_AWAITING_NEIGHBOUR_MAX: usize = 256;
+/// Most frames of one shard that wait for room in the device's ring; connections are asked for
+/// no more while there are as many.
+pub const TX_QUEUE_FRAMES: usize = 256;
+/// Most segments that one connection sends before the others have their turn.
+pub const SEGMENTS_PER_VISIT: usize = 64;
+/// Most records in TIME-WAIT of one shard.
+pub const TIME_WAIT_MAX: usize = 1 << 18;
+/// Most listeners of one shard.
+pub const LISTENERS_MAX: usize = 1024;
+/// Descriptor numbers below this can be ours (as many as `fs.nr_open` commonly allows); what
+/// the kernel numbers higher stays on the kernel. The table for them is sparse.
+pub const FD_TABLE_MAX: usize = 1 << 30;
+/// Entries of one leaf of the descriptor table (8 KiB).
+pub const FD_LEAF_ENTRIES: usize = 1024;
+/// Most open file descriptions of ours in one process.
+pub const DESCRIPTIONS_MAX: usize = 1 << 22;
+/// Descriptions that are allocated together.
+pub const DESCRIPTION_CHUNK_ENTRIES: usize = 256;
+/// Most shards of one process.
+pub const SHARDS_MAX: usize = 256;
+
+const _: () = assert!(FD_TABLE_MAX.is_multiple_of(FD_LEAF_ENTRIES));
+const _: () = assert!(DESCRIPTIONS_MAX.is_multiple_of(DESCRIPTION_CHUNK_ENTRIES));
+// A connection's name is packed into 64 bits: 8 of shard, 24 of index, 32 of generation.
+const _: () = assert!(SHARDS_MAX <= 1 << 8 && CONNECTIONS_PER_SHARD <= 1 << 24);

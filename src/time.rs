@@ -149,7 +149,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Instant((t.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64))
+        Instant(
+            (t.tv_sec as u64)
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(t.tv_nsec as u64),
+        )
     }
 }
 
@@ -179,8 +183,14 @@ mod tests {
     #[test]
     fn arithmetic_saturates() {
         assert_eq!(Instant::ZERO - Duration::from_secs(1), Instant::ZERO);
-        assert_eq!(Instant::FAR_FUTURE + Duration::from_secs(1), Instant::FAR_FUTURE);
-        assert_eq!(Instant::ZERO.saturating_since(Instant::from_nanos(5)), Duration::ZERO);
+        assert_eq!(
+            Instant::FAR_FUTURE + Duration::from_secs(1),
+            Instant::FAR_FUTURE
+        );
+        assert_eq!(
+            Instant::ZERO.saturating_since(Instant::from_nanos(5)),
+            Duration::ZERO
+        );
         assert_eq!(Duration::from_millis(3).div(0), Duration::MAX);
     }
 }

@@ -3,6 +3,7 @@
 //! Needs root and iproute2; without them each test prints why and passes, unless `CI` is set.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod common;
 mod netns;
 
 use std::net::{IpAddr, SocketAddr};

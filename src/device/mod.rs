@@ -4,6 +4,14 @@
 //! what is in a frame. Received bytes are never copied by a device: a frame arrives as slices
 //! of the very objects that the link wrote to.
 
+pub mod fault;
+pub mod pair;
+pub mod pcap;
+#[cfg(test)]
+mod testing;
+#[cfg(feature = "xdp")]
+pub mod xdp;
+
 use arrayvec::ArrayVec;
 use thiserror::Error;
 
@@ -20,7 +28,7 @@ pub const HEADER_BYTES_MAX: usize = 14 + 4 + 40 + 60;
 pub type Pieces = ArrayVec<Slice, FRAME_PIECES_MAX>;
 
 /// A received frame: its bytes in order, Ethernet header first. Never empty.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RxFrame {
     /// The frame's bytes. The first piece holds at least the headers up to and including TCP's
     /// if the sender did not send something outlandish; the receiver checks.
@@ -30,7 +38,7 @@ pub struct RxFrame {
 }
 
 /// A frame to send: headers by value, payload by reference.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TxFrame {
     /// Ethernet, IP and TCP headers, complete with checksums unless `checksum_offload`.
     pub header: ArrayVec<u8, HEADER_BYTES_MAX>,
@@ -104,6 +112,51 @@ pub trait Device {
 
     /// Counters.
     fn stats(&self) -> DeviceStats;
+
+    /// Leaves the link and returns every object to `pool`. Afterwards nothing arrives and
+    /// nothing is taken. A device that is dropped without this leaves the link as well, but the
+    /// objects that the link had stay lost to the pool. Links that hold none need do nothing.
+    fn close(&mut self, pool: &mut Pool) {
+        let _ = pool;
+    }
+}
+
+impl<D: Device + ?Sized> Device for Box<D> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn rx_burst(&mut self, pool: &mut Pool, frames: &mut Vec<RxFrame>, room: usize) -> usize {
+        (**self).rx_burst(pool, frames, room)
+    }
+
+    fn tx_burst(
+        &mut self,
+        pool: &mut Pool,
+        frames: &mut std::collections::VecDeque<TxFrame>,
+    ) -> usize {
+        (**self).tx_burst(pool, frames)
+    }
+
+    fn flush(&mut self, pool: &mut Pool) {
+        (**self).flush(pool);
+    }
+
+    fn arm(&mut self) -> bool {
+        (**self).arm()
+    }
+
+    fn wait_fds(&self) -> &[std::os::fd::RawFd] {
+        (**self).wait_fds()
+    }
+
+    fn stats(&self) -> DeviceStats {
+        (**self).stats()
+    }
+
+    fn close(&mut self, pool: &mut Pool) {
+        (**self).close(pool);
+    }
 }
 
 /// Why a device could not be opened. Each says what failed, on what, and what to do.
@@ -116,7 +169,9 @@ pub enum OpenError {
         interface: String,
     },
     /// Lacking privilege.
-    #[error("{interface}: not permitted to {action} (run as root or grant CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF)")]
+    #[error(
+        "{interface}: not permitted to {action} (run as root or grant CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF)"
+    )]
     NotPermitted {
         /// The interface.
         interface: String,
@@ -124,7 +179,9 @@ pub enum OpenError {
         action: &'static str,
     },
     /// Someone else's XDP program is attached.
-    #[error("{interface}: another XDP program is attached (id {program_id}, {program_name}); remove it with `ip link set dev {interface} xdp off` if it is stale")]
+    #[error(
+        "{interface}: another XDP program is attached (id {program_id}, {program_name}); remove it with `ip link set dev {interface} xdp off` if it is stale"
+    )]
     ForeignProgram {
         /// The interface.
         interface: String,
@@ -134,7 +191,9 @@ pub enum OpenError {
         program_name: String,
     },
     /// The queue already belongs to another AF_XDP socket.
-    #[error("{interface}: receive queue {queue} is in use by another AF_XDP socket (see `ss -f xdp`); stop that program or use another interface")]
+    #[error(
+        "{interface}: receive queue {queue} is in use by another AF_XDP socket (see `ss -f xdp`); stop that program or use another interface"
+    )]
     QueueTaken {
         /// The interface.
         interface: String,
@@ -142,7 +201,9 @@ pub enum OpenError {
         queue: u32,
     },
     /// Not enough memory may be locked.
-    #[error("{interface}: cannot register {mib} MiB of packet memory: {source} (raise `ulimit -l` or RLIMIT_MEMLOCK)")]
+    #[error(
+        "{interface}: cannot register {mib} MiB of packet memory: {source} (raise `ulimit -l` or RLIMIT_MEMLOCK)"
+    )]
     LockedMemory {
         /// The interface.
         interface: String,

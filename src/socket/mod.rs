@@ -1,1 +1,71 @@
-//! socket
+//! BSD semantics on top of the stack: descriptors, open file descriptions, listeners, streams,
+//! options, readiness.
+//!
+//! Owns which descriptor numbers are ours and what they mean. Knows nothing of packets; asks
+//! the shards through [`runtime`].
+
+pub mod addr;
+pub mod blocking;
+pub mod calls;
+pub mod cell;
+pub mod close;
+pub mod connect;
+pub mod description;
+pub mod duplicate;
+pub mod epoll;
+pub mod errno;
+pub mod fork;
+pub mod listener;
+pub mod options;
+pub mod placeholder;
+pub mod policy;
+pub(crate) mod publish;
+pub mod poll;
+pub mod reason;
+pub mod report;
+pub mod runtime;
+pub mod sendfile;
+pub mod stream;
+pub mod table;
+pub mod tcp_info;
+
+use std::os::fd::RawFd;
+
+use description::{Kind, Pin};
+
+/// Forgets what the table has under a number that the kernel has just given out: it was closed
+/// without us.
+pub fn forget_number(fd: RawFd) {
+    if let Some(stale) = table::remove(fd) {
+        description::release(stale);
+    }
+}
+
+/// The description behind a descriptor for a call that is not on the data path: also checks
+/// that the number still is the socket that we know, and has not been closed behind our back
+/// and given to another file.
+pub fn pin_checked(fd: RawFd) -> Option<Pin> {
+    fork::check();
+    let pin = description::pin_fd(fd)?;
+    if matches!(pin.kind(), Kind::Stream | Kind::Listener) {
+        let (_, known) = pin.socket.lock().identity;
+        let is_same = known == 0 || crate::sys::identity(fd).is_ok_and(|(_, inode)| inode == known);
+        if !is_same {
+            if table::remove_if(fd, pin.id()) {
+                description::release(pin.id());
+            }
+            return None;
+        }
+    }
+    Some(pin)
+}
+
+/// Readiness of the luna side of a socket. (A listener's kernel half has its own, and a
+/// socket on the kernel has none here.)
+pub fn ready(pin: &Pin) -> crate::stack::Ready {
+    match pin.kind() {
+        Kind::Listener => listener::ready(pin),
+        Kind::Stream => stream::ready(pin),
+        _ => crate::stack::Ready::empty(),
+    }
+}

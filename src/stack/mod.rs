@@ -2,9 +2,33 @@
 //!
 //! Owns the run-to-completion turn, the flow table, the timer wheel and the connections of its
 //! queues. It is told the time, knows no descriptors, threads or locks.
+//!
+//! In: [`Shard::turn`] → `ingress` → `flow_table` → connection, `listeners` or `time_wait`.
+//! Out: `streams` (what the layer above asks) → dirty list → `egress` → device.
 
 mod api;
+mod counters;
+mod egress;
+mod flow_table;
+mod ingress;
+mod link;
+mod listeners;
+mod payload;
 mod shard;
+mod slab;
+mod streams;
+#[cfg(test)]
+mod tests;
+#[cfg(any(test, feature = "testutil"))]
+#[allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "for tests and benches only"
+)]
+pub mod testutil;
+mod time_wait;
+mod timer_wheel;
 
 pub use api::*;
-pub use shard::Shard;
+pub use counters::{Counters, DROP_KINDS, Drop};
+pub use shard::{Shard, ShardParts};

@@ -1,58 +1,451 @@
-//! STUB for the first integration: the signatures of the shard.
+//! One stack instance: the run-to-completion turn and the tables it works on.
+#![forbid(unsafe_code)]
+
 use core::net::SocketAddr;
-use std::io::{IoSlice, IoSliceMut};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::api::*;
-use crate::tcp;
-use crate::time::Instant;
+use bitflags::bitflags;
+use hashbrown::HashMap;
 
-/// One stack instance.
+use super::api::{ConnError, Ready, TurnReport, Wakeup};
+use super::counters::Counters;
+use super::flow_table::{Flow, FlowKey, FlowTable};
+use super::link::{HopCache, Link};
+use super::listeners::Listener;
+use super::slab::Slab;
+use super::time_wait::TimeWaits;
+use super::timer_wheel::TimerWheel;
+use crate::control::ControlHandle;
+use crate::device::{Capabilities, Device, DeviceStats, RxFrame, TxFrame};
+use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
+use crate::tcp::isn::IsnGenerator;
+use crate::tcp::time_wait::TimeWait;
+use crate::tcp::{Connection, Event, State};
+use crate::time::{Duration, Instant};
+use crate::zbuf::{Pool, Slice};
+
+/// Under a flood that fills every batch, timers still run this often.
+const TIMERS_AT_LEAST_EVERY: Duration = Duration::from_millis(5);
+/// How many flows the table has room for before it first grows.
+const FLOWS_INITIAL: usize = 4096;
+
+bitflags! {
+    /// What the shard remembers about a connection besides the protocol's own state.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct Mark: u8 {
+        /// It is on the list of those to be polled for segments.
+        const DIRTY = 1;
+        /// It is on the list of those with a wakeup to report.
+        const WOKEN = 2;
+        /// The application has let go of it.
+        const DETACHED = 4;
+        /// The application has not taken it from the accept queue yet.
+        const EMBRYONIC = 8;
+        /// The application has shut down reading.
+        const READ_SHUT = 16;
+        /// The handshake was completed at some time.
+        const CONNECTED = 32;
+        /// A send found no memory: wake it when there is some.
+        const STARVED = 64;
+    }
+}
+
+/// A connection with what the shard knows about it.
 #[derive(Debug)]
-pub struct Shard {}
+pub(super) struct Slot {
+    pub(super) conn: Connection<Slice>,
+    pub(super) token: u64,
+    pub(super) marks: Mark,
+    pub(super) edges: Ready,
+    pub(super) error: Option<ConnError>,
+    /// The listener it came from, while it has not been accepted.
+    pub(super) listener: u32,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) hop: HopCache,
+}
 
-#[allow(unused_variables, missing_docs, reason = "stub")]
+/// What a shard is made of.
+pub struct ShardParts {
+    /// The link.
+    pub device: Box<dyn Device>,
+    /// The memory that the link receives into.
+    pub pool: Pool,
+    /// The control plane.
+    pub control: Arc<ControlHandle>,
+    /// The interface that the link belongs to, as the control plane counts.
+    pub ifindex: u32,
+    /// Random bytes from the kernel: keys of the flow hash and of sequence numbers.
+    pub secret: [u8; 32],
+    /// Accept segments whose checksum a virtual link has left unfinished.
+    pub partial_checksums: bool,
+    /// The present.
+    pub now: Instant,
+}
+
+/// One stack instance bound to one or more queue pairs of a device.
+pub struct Shard {
+    pub(super) device: Box<dyn Device>,
+    pub(super) pool: Pool,
+    pub(super) capabilities: Capabilities,
+    pub(super) partial_checksums: bool,
+    pub(super) link: Link,
+    pub(super) slots: Slab<Slot>,
+    pub(super) flows: FlowTable,
+    pub(super) time_waits: TimeWaits,
+    pub(super) listeners: Slab<Listener>,
+    pub(super) listeners_by_port: HashMap<u16, Vec<u32>, foldhash::fast::FixedState>,
+    pub(super) timers: TimerWheel,
+    pub(super) isn: IsnGenerator,
+    pub(super) seed: u64,
+    pub(super) dirty: Vec<u32>,
+    pub(super) woken: Vec<u32>,
+    pub(super) starved: Vec<u32>,
+    pub(super) listener_wakeups: Vec<Wakeup>,
+    pub(super) tx: VecDeque<TxFrame>,
+    pub(super) stats: Counters,
+    rx: Vec<RxFrame>,
+    due: Vec<u32>,
+    timers_ran: Instant,
+    frames_wait: bool,
+}
+
+impl core::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Shard")
+            .field("connections", &self.slots.len())
+            .field("time_wait", &self.time_waits.len())
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Shard {
-    /// One run-to-completion turn: receive a batch, run it through TCP, fire timers, send.
-    pub fn turn(&mut self, now: Instant) -> TurnReport { TurnReport::default() }
+    /// A shard with no connections.
+    pub fn new(parts: ShardParts) -> Self {
+        let ShardParts {
+            device,
+            pool,
+            control,
+            ifindex,
+            secret,
+            partial_checksums,
+            now,
+        } = parts;
+        let mut words = [[0u8; 8]; 4];
+        for (word, bytes) in words.iter_mut().zip(secret.chunks_exact(8)) {
+            word.copy_from_slice(bytes);
+        }
+        let [isn_a, isn_b, flow_key, seed] = words.map(u64::from_ne_bytes);
+        let mut isn_key = [0u8; 16];
+        for (to, from) in isn_key
+            .iter_mut()
+            .zip([isn_a, isn_b].iter().flat_map(|w| w.to_ne_bytes()))
+        {
+            *to = from;
+        }
+        let hasher = foldhash::fast::FixedState::with_seed(flow_key);
+        Self {
+            capabilities: device.capabilities(),
+            device,
+            pool,
+            partial_checksums,
+            link: Link::new(control, ifindex),
+            slots: Slab::new(CONNECTIONS_PER_SHARD),
+            flows: FlowTable::new(flow_key, FLOWS_INITIAL),
+            time_waits: TimeWaits::new(),
+            listeners: Slab::new(LISTENERS_MAX),
+            listeners_by_port: HashMap::with_hasher(hasher),
+            timers: TimerWheel::new(now),
+            isn: IsnGenerator::new(isn_key),
+            seed,
+            dirty: Vec::new(),
+            woken: Vec::new(),
+            starved: Vec::new(),
+            listener_wakeups: Vec::new(),
+            tx: VecDeque::new(),
+            stats: Counters::default(),
+            rx: Vec::with_capacity(RX_BURST_FRAMES),
+            due: Vec::new(),
+            timers_ran: now,
+            frames_wait: false,
+        }
+    }
+
+    /// One run-to-completion turn (LUNA §5.1, batch-r2c): send what the application queued since
+    /// the last one, receive a batch, run it through TCP packet by packet, fire timers. If that
+    /// gives the application nothing to do, what TCP itself wants to say is sent at once;
+    /// otherwise it waits for the application's answers, to travel with them.
+    pub fn turn(&mut self, now: Instant) -> TurnReport {
+        self.stats.turns += 1;
+        self.refresh(now);
+        let mut tx_frames = self.send_queued(now);
+        let mut frames = core::mem::take(&mut self.rx);
+        let received = self
+            .device
+            .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
+        for frame in frames.drain(..) {
+            self.ingress(now, frame);
+        }
+        self.rx = frames;
+        // A late turn drains the ring before it fires a timer: the acknowledgment may be in it.
+        let drained = received < RX_BURST_FRAMES;
+        if drained || now.saturating_since(self.timers_ran) > TIMERS_AT_LEAST_EVERY {
+            self.run_timers(now);
+        }
+        self.wake_starved();
+        if self.woken.is_empty() && self.listener_wakeups.is_empty() {
+            tx_frames += self.send_queued(now);
+        } else {
+            self.device.flush(&mut self.pool);
+        }
+        let report = TurnReport {
+            rx_frames: received,
+            tx_frames,
+            more: !drained || !self.tx.is_empty() || !self.dirty.is_empty(),
+        };
+        self.stats.turns_idle += u64::from(report.is_idle());
+        report
+    }
+
     /// Sends what the calls since the last turn queued, without receiving.
-    pub fn flush(&mut self, now: Instant) -> TurnReport { TurnReport::default() }
-    /// The next moment at which `turn` has something to do even if no frame arrives.
-    pub fn next_deadline(&self) -> Instant { Instant::FAR_FUTURE }
+    pub fn flush(&mut self, now: Instant) -> TurnReport {
+        let tx_frames = self.send_queued(now);
+        TurnReport {
+            rx_frames: 0,
+            tx_frames,
+            more: !self.tx.is_empty() || !self.dirty.is_empty(),
+        }
+    }
+
+    fn send_queued(&mut self, now: Instant) -> usize {
+        if self.dirty.is_empty() && self.tx.is_empty() {
+            return 0;
+        }
+        let sent = self.egress(now);
+        self.device.flush(&mut self.pool);
+        sent
+    }
+
+    /// Takes over changes of the control plane.
+    fn refresh(&mut self, now: Instant) {
+        let changed = self.link.refresh();
+        if changed || self.frames_wait {
+            self.frames_wait = self.link.release_waiting(now, &mut self.tx);
+        }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        self.timers_ran = now;
+        let mut due = core::mem::take(&mut self.due);
+        self.timers.expire(now, &mut due);
+        for index in due.drain(..) {
+            let Some(slot) = self.slots.at_mut(index) else {
+                continue;
+            };
+            if slot.conn.poll_at() <= now {
+                slot.conn.on_timer(now);
+                self.after_input(now, index);
+            } else {
+                // A lazy timer: its deadline has moved since.
+                let at = slot.conn.poll_at();
+                self.timers.schedule(index, at);
+            }
+        }
+        self.due = due;
+        self.time_waits.expire(now, &mut self.flows);
+    }
+
+    /// The next moment at which [`Shard::turn`] has something to do even if no frame arrives.
+    pub fn next_deadline(&self) -> Instant {
+        if !self.dirty.is_empty() || !self.tx.is_empty() {
+            return Instant::ZERO;
+        }
+        let waiting = if self.frames_wait {
+            // The control plane announces a neighbour by its generation; look again soon.
+            self.timers_ran + Duration::from_millis(1)
+        } else {
+            Instant::FAR_FUTURE
+        };
+        self.timers
+            .next_deadline()
+            .min(self.time_waits.next_deadline())
+            .min(waiting)
+    }
+
     /// Prepares the device for sleep; false: frames are waiting, do not sleep.
-    pub fn arm(&mut self) -> bool { false }
+    pub fn arm(&mut self) -> bool {
+        self.device.arm()
+    }
+
     /// What to wait on for frames.
-    pub fn wait_fds(&self) -> &[std::os::fd::RawFd] { &[] }
+    pub fn wait_fds(&self) -> &[std::os::fd::RawFd] {
+        self.device.wait_fds()
+    }
+
     /// Moves the wakeups since the last call to the back of `out`.
-    pub fn take_wakeups(&mut self, out: &mut Vec<Wakeup>) {}
-    /// Listens on `local` (an unspecified address listens on all of the link's; an unspecified IPv6 address with
-    /// `dual_stack` also on IPv4).
-    pub fn listen(&mut self, local: SocketAddr, dual_stack: bool, backlog: u32, config: &tcp::Config, token: u64) -> Result<ListenId, OpenError> { Err(OpenError::TableFull) }
-    pub fn set_backlog(&mut self, id: ListenId, backlog: u32) {}
-    /// Gives the oldest established connection of the accept queue and makes `token` its name.
-    pub fn accept(&mut self, id: ListenId, token: u64) -> Option<Accepted> { None }
-    /// Resets what was not accepted and stops listening.
-    pub fn close_listener(&mut self, now: Instant, id: ListenId) {}
-    pub fn listener_ready(&self, id: ListenId) -> Ready { Ready::empty() }
-    /// Opens a connection from `local` (complete: address and port) to `remote`.
-    pub fn connect(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, config: &tcp::Config, token: u64) -> Result<ConnId, OpenError> { Err(OpenError::TableFull) }
-    /// Whether this four-tuple is free (no connection, no TIME-WAIT that may not be reused).
-    pub fn tuple_is_free(&self, local: SocketAddr, remote: SocketAddr) -> bool { true }
-    /// Copies as much of `bufs` as there is room for into the send queue. `more`: `MSG_MORE`.
-    pub fn send(&mut self, now: Instant, id: ConnId, bufs: &[IoSlice<'_>], more: bool) -> Result<usize, SendError> { Err(SendError::Stale) }
-    /// Copies received bytes out; `Ok(0)` with room in `bufs` is the end of the stream.
-    pub fn recv(&mut self, now: Instant, id: ConnId, bufs: &mut [IoSliceMut<'_>], mode: RecvMode) -> Result<usize, RecvError> { Err(RecvError::Stale) }
-    pub fn shutdown_write(&mut self, now: Instant, id: ConnId) {}
-    pub fn shutdown_read(&mut self, now: Instant, id: ConnId) {}
-    /// The application has let go: the connection ends by itself, its id is stale from now on.
-    pub fn close(&mut self, now: Instant, id: ConnId, how: Close) {}
-    pub fn ready(&self, id: ConnId) -> Ready { Ready::empty() }
-    /// Takes the pending error (`SO_ERROR`).
-    pub fn take_error(&mut self, id: ConnId) -> Option<ConnError> { None }
-    pub fn info(&self, id: ConnId) -> Option<ConnInfo> { None }
-    /// Replaces the settings that can change during a connection's life (NODELAY, CORK, keepalive, buffers, …).
-    pub fn configure(&mut self, now: Instant, id: ConnId, config: &tcp::Config) {}
-    /// Bytes that can be read now (`SIOCINQ`).
-    pub fn readable_bytes(&self, id: ConnId) -> usize { 0 }
-    /// Bytes not yet acknowledged (`SIOCOUTQ`) and not yet sent (`SIOCOUTQNSD`).
-    pub fn unsent_bytes(&self, id: ConnId) -> (usize, usize) { (0, 0) }
+    pub fn take_wakeups(&mut self, out: &mut Vec<Wakeup>) {
+        out.append(&mut self.listener_wakeups);
+        for index in self.woken.drain(..) {
+            let Some(slot) = self.slots.at_mut(index) else {
+                continue;
+            };
+            slot.marks.remove(Mark::WOKEN);
+            let edge = core::mem::take(&mut slot.edges);
+            if !edge.is_empty() {
+                out.push(Wakeup {
+                    token: slot.token,
+                    edge,
+                });
+            }
+        }
+    }
+
+    /// Counters since the shard was made.
+    pub fn counters(&self) -> &Counters {
+        &self.stats
+    }
+
+    /// The device's counters.
+    pub fn device_stats(&self) -> DeviceStats {
+        self.device.stats()
+    }
+
+    /// How many connections, half-open ones included, and how many TIME-WAIT records there are.
+    pub fn population(&self) -> (usize, usize) {
+        (self.slots.len(), self.time_waits.len())
+    }
+
+    /// Packet memory: objects in use.
+    pub fn objects_in_use(&self) -> usize {
+        self.pool.objects_in_use()
+    }
+
+    /// Whether any connection, listener or TIME-WAIT record has this local port.
+    pub fn uses_port(&self, port: u16) -> bool {
+        self.listeners_by_port.contains_key(&port)
+            || self
+                .slots
+                .indices()
+                .any(|i| self.slots.at(i).is_some_and(|s| s.local.port() == port))
+            || self.time_waits.uses_port(port)
+    }
+
+    /// Marks a connection as having, perhaps, something to send.
+    pub(super) fn mark_dirty(&mut self, index: u32) {
+        if let Some(slot) = self.slots.at_mut(index)
+            && !slot.marks.contains(Mark::DIRTY)
+        {
+            slot.marks.insert(Mark::DIRTY);
+            self.dirty.push(index);
+        }
+    }
+
+    /// Notes kinds of readiness that arose.
+    pub(super) fn wake(&mut self, index: u32, edge: Ready) {
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
+        if slot.marks.intersects(Mark::DETACHED | Mark::EMBRYONIC) || edge.is_empty() {
+            return;
+        }
+        slot.edges |= edge;
+        if !slot.marks.contains(Mark::WOKEN) {
+            slot.marks.insert(Mark::WOKEN);
+            self.woken.push(index);
+        }
+    }
+
+    /// Looks at what a segment, a timer or a call has done to a connection.
+    pub(super) fn after_input(&mut self, now: Instant, index: u32) {
+        while let Some(slot) = self.slots.at_mut(index)
+            && let Some(event) = slot.conn.poll_event()
+        {
+            self.on_event(now, index, event);
+        }
+        self.mark_dirty(index);
+    }
+
+    fn on_event(&mut self, now: Instant, index: u32, event: Event) {
+        let all = Ready::IN | Ready::OUT | Ready::HUP | Ready::RDHUP;
+        let edge = match event {
+            Event::Connected => {
+                self.connected(now, index);
+                Ready::OUT
+            }
+            Event::Readable => Ready::IN,
+            Event::Writable => Ready::OUT,
+            Event::PeerClosed => Ready::IN | Ready::RDHUP,
+            Event::Reset => self.fail(index, ConnError::Reset),
+            Event::Refused => self.fail(index, ConnError::Refused),
+            Event::TimedOut => self.fail(index, ConnError::TimedOut),
+            Event::TimeWait | Event::Closed => all,
+        };
+        self.wake(index, edge);
+    }
+
+    fn fail(&mut self, index: u32, error: ConnError) -> Ready {
+        if let Some(slot) = self.slots.at_mut(index) {
+            slot.error = Some(error);
+        }
+        Ready::all()
+    }
+
+    /// After a connection has said all it had to say: re-arms its timer, or lets it go.
+    pub(super) fn settle(&mut self, now: Instant, index: u32) {
+        let unborn = self.is_unborn(index);
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
+        let unwanted = slot.marks.contains(Mark::DETACHED);
+        match slot.conn.state() {
+            State::Closed if unwanted || unborn => self.forget(index),
+            State::TimeWait if unwanted => self.retire(now, index),
+            _ => {
+                let at = slot.conn.poll_at();
+                if at == Instant::FAR_FUTURE {
+                    self.timers.cancel(index);
+                } else {
+                    self.timers.schedule(index, at);
+                }
+            }
+        }
+    }
+
+    /// Frees a connection's block and keeps what TIME-WAIT needs.
+    fn retire(&mut self, now: Instant, index: u32) {
+        let Some(slot) = self.slots.at(index) else {
+            return;
+        };
+        let ends = (slot.local, slot.remote);
+        let record = TimeWait::new(&slot.conn.time_wait_seed(), now);
+        self.forget(index);
+        self.time_waits.insert(&mut self.flows, now, ends, record);
+    }
+
+    /// Removes a connection from every table.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.leave_listener(index);
+        self.timers.cancel(index);
+        if let Some(slot) = self.slots.remove(index) {
+            let key = FlowKey::new(slot.local, slot.remote);
+            self.flows.remove(&key, Flow::Connection(index));
+        }
+    }
+
+    /// Wakes those that found no memory to send from, when there is some again.
+    fn wake_starved(&mut self) {
+        if self.starved.is_empty() || self.pool.low_water() {
+            return;
+        }
+        let mut starved = core::mem::take(&mut self.starved);
+        for index in starved.drain(..) {
+            if let Some(slot) = self.slots.at_mut(index) {
+                slot.marks.remove(Mark::STARVED);
+                self.wake(index, Ready::OUT);
+            }
+        }
+        self.starved = starved;
+    }
 }

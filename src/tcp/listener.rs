@@ -185,6 +185,12 @@ impl Listener {
         HandshakeDone::Queued
     }
 
+    /// As [`Listener::on_handshake_done`], for an owner that takes the connection in any case.
+    pub fn force_queued(&mut self) {
+        self.half_open = self.half_open.saturating_sub(1);
+        self.waiting = self.waiting.saturating_add(1);
+    }
+
     /// A cookie came back. With no room the ACK is dropped, as if it had been lost.
     pub fn on_cookie_accepted(&mut self) -> HandshakeDone {
         if self.is_accept_queue_full() {

@@ -45,6 +45,11 @@ impl<P: Payload> SendQueue<P> {
         self.end.distance_from(self.start) as usize
     }
 
+    /// Bytes of the last piece.
+    pub(crate) fn tail_len(&self) -> usize {
+        self.pieces.back().map_or(0, |tail| tail.payload.len())
+    }
+
     /// Adds a piece. The caller has checked that there is room.
     pub(crate) fn push(&mut self, payload: P) {
         if payload.is_empty() {

@@ -60,7 +60,11 @@ impl Checksum {
 
     /// Adds bytes whose sum is known already.
     pub fn add_sum(&mut self, other: Self) {
-        let part = if self.odd { u64::from(fold(other.sum).swap_bytes()) } else { other.sum };
+        let part = if self.odd {
+            u64::from(fold(other.sum).swap_bytes())
+        } else {
+            other.sum
+        };
         self.sum = self.sum.wrapping_add(part);
         if self.sum < part {
             self.sum += 1;

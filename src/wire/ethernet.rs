@@ -69,7 +69,9 @@ impl EthernetHeader {
     /// Parses the header; returns it and its length in bytes.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), ParseError> {
-        let (head, rest) = bytes.split_first_chunk::<14>().ok_or(ParseError::Truncated)?;
+        let (head, rest) = bytes
+            .split_first_chunk::<14>()
+            .ok_or(ParseError::Truncated)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *head;
         let mut header = Self {
             dst: Mac([d0, d1, d2, d3, d4, d5]),

@@ -45,7 +45,21 @@ impl IpHeader {
     #[inline]
     pub fn parse_v4(bytes: &[u8], total_len: usize) -> Result<(Self, usize), ParseError> {
         let head = bytes.first_chunk::<20>().ok_or(ParseError::Truncated)?;
-        let [vihl, tos, l0, l1, _, _, f0, f1, ttl, protocol, _, _, addrs @ ..] = *head;
+        let [
+            vihl,
+            tos,
+            l0,
+            l1,
+            _,
+            _,
+            f0,
+            f1,
+            ttl,
+            protocol,
+            _,
+            _,
+            addrs @ ..,
+        ] = *head;
         let header_len = usize::from(vihl & 0x0f) * 4;
         if vihl >> 4 != 4 || header_len < 20 {
             return Err(ParseError::Malformed);

@@ -224,9 +224,30 @@ impl TcpHeader {
     /// Parses a header; returns it and its length in bytes. Does not look at the checksum.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), ParseError> {
-        let (head, _) = bytes.split_first_chunk::<20>().ok_or(ParseError::Truncated)?;
+        let (head, _) = bytes
+            .split_first_chunk::<20>()
+            .ok_or(ParseError::Truncated)?;
         let [
-            s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, u0, u1,
+            s0,
+            s1,
+            d0,
+            d1,
+            q0,
+            q1,
+            q2,
+            q3,
+            a0,
+            a1,
+            a2,
+            a3,
+            offset,
+            flags,
+            w0,
+            w1,
+            _,
+            _,
+            u0,
+            u1,
         ] = *head;
         let header_len = usize::from(offset >> 4) * 4;
         if header_len < TCP_HEADER_BYTES_MIN {

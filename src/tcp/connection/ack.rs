@@ -243,11 +243,12 @@ impl<P: Payload> Connection<P> {
             return false;
         }
         // A duplicate does not refresh the echo. When it was the ACK that got lost, what our
-        // retransmission provokes still echoes the first transmission, and the age is the
-        // timeout's, not the path's: each would feed the next. If the path really is that slow,
-        // Karn's algorithm serves until there is a measurement.
+        // retransmission provoked still echoes the first transmission, and the age is the
+        // timeout's, not the path's: each would feed the next. An answer that comes sooner than
+        // any has is one to the first transmission, and a valid measurement.
         let resent = now.saturating_since(self.recovery.resent_at);
-        if u64::from(age_ms) > resent.as_millis() + 1 {
+        let echoes_earlier = u64::from(age_ms) > resent.as_millis() + 1;
+        if echoes_earlier && self.rtt.min_rtt().is_some_and(|min| resent >= min) {
             return false;
         }
         self.rtt

@@ -71,6 +71,29 @@ impl<P: Payload> Connection<P> {
         }
     }
 
+    /// Bytes in the last payload written, as far as they are unacknowledged. To fill it up with
+    /// [`append`](Self::append) makes sense while it is shorter than a segment.
+    pub fn tail_len(&self) -> usize {
+        self.tx.queue.tail_len()
+    }
+
+    /// The application will write no more, or nobody will read what it writes.
+    pub fn is_send_closed(&self) -> bool {
+        self.tx.fin
+            || self.flags.intersects(Flags::ORPHAN | Flags::CLOSE_QUEUED)
+            || self.state == State::Closed
+    }
+
+    /// The application found no room: [`Event::Writable`](super::Event::Writable) is to follow.
+    pub fn want_write(&mut self) {
+        self.flags |= Flags::WRITER_WAITS;
+    }
+
+    /// Payload bytes of a full segment: Eff.snd.MSS of RFC 9293 §3.7.1.
+    pub fn mss(&self) -> u32 {
+        self.mss
+    }
+
     /// Tells a writer that found too little room when there is enough.
     pub(super) fn wake_writer(&mut self) {
         if self.flags.contains(Flags::WRITER_WAITS) && self.is_writable() {

@@ -3,7 +3,10 @@ use super::*;
 use proptest::prelude::*;
 
 fn block(left: u32, right: u32) -> SackBlock {
-    SackBlock { left: SeqNum::new(left), right: SeqNum::new(right) }
+    SackBlock {
+        left: SeqNum::new(left),
+        right: SeqNum::new(right),
+    }
 }
 
 prop_compose! {
@@ -84,7 +87,9 @@ proptest! {
 
 #[test]
 fn every_truncation_of_options_is_an_error_or_a_prefix() {
-    let full = [2u8, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7];
+    let full = [
+        2u8, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7,
+    ];
     for cut in 0..full.len() {
         let parsed = TcpOptions::parse(&full[..cut]);
         let whole_options = matches!(cut, 0 | 4 | 6 | 16 | 17);

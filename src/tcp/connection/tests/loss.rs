@@ -426,4 +426,12 @@ fn the_echo_of_a_duplicate_is_no_measurement() {
     s.at(1211);
     s.inject(". 1:1(0) ack 11 <TS val 6 ecr 1000>");
     assert_eq!(s.c.info().srtt, Some(Duration::from_millis(10)));
+    // Sooner than any answer has come, it is one to the first transmission: the path is slow.
+    s.write(10);
+    s.expect("P. 11:21(10) <TS val 1211");
+    s.at(1211 + 400);
+    s.expect("P. 11:21(10) <TS val 1611");
+    s.at(1615);
+    s.inject(". 1:1(0) ack 21 <TS val 7 ecr 1211>");
+    assert!(s.c.info().srtt > Some(Duration::from_millis(50)));
 }

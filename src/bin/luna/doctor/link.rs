@@ -1,0 +1,215 @@
+//! Checks of the link: the interface, its addresses, its queues and who steers its packets.
+
+use std::fs;
+use std::path::Path;
+
+use luna::config::{Config, DeviceSpec};
+use luna::control::{Mirror, Tables};
+
+use super::Finding;
+
+/// The longest packet that fits a 4 KiB buffer with its headroom, without multi-buffer support.
+const MTU_MAX_BYTES: u32 = 3498;
+
+pub(super) fn check(config: &Config) -> Vec<Finding> {
+    let DeviceSpec::Xdp { interface } = &config.device else {
+        let problem = config.device.check_supported().err();
+        let text = problem.map_or_else(String::new, |problem| problem.to_string());
+        return vec![Finding::fail(text, "use a link of the form xdp:IFNAME")];
+    };
+    let tables = match tables() {
+        Ok(tables) => tables,
+        Err(error) => {
+            return vec![Finding::fail(
+                format!("{interface}: the kernel's tables can't be read: {error}"),
+                "netlink sockets must be allowed (seccomp, container profile)",
+            )];
+        }
+    };
+    let Some(link) = tables.link_by_name(interface) else {
+        return vec![Finding::fail(
+            format!("{interface}: no such interface"),
+            candidates(),
+        )];
+    };
+    let mut findings = vec![state(link), addresses(&tables, link), packet_size(link)];
+    findings.extend(queues(interface, config.shards));
+    findings
+}
+
+/// Reads the kernel's tables once.
+fn tables() -> Result<std::sync::Arc<Tables>, luna::control::OpenError> {
+    Mirror::open().map(|mirror| mirror.tables())
+}
+
+/// Advice for those who have not named a link.
+pub(super) fn candidates() -> String {
+    let Ok(tables) = tables() else {
+        return "use --dev xdp:IFNAME".into();
+    };
+    let with_address = |index| {
+        tables
+            .addresses()
+            .iter()
+            .any(|address| address.ifindex == index)
+    };
+    let names: Vec<String> = tables
+        .links()
+        .filter(|link| link.up && !link.loopback && with_address(link.index))
+        .map(|link| format!("--dev xdp:{}", link.name))
+        .collect();
+    if names.is_empty() {
+        "no interface but the loopback is up and has an address".into()
+    } else {
+        format!("use one of: {}", names.join(", "))
+    }
+}
+
+fn state(link: &luna::control::Link) -> Finding {
+    let name = &link.name;
+    if link.loopback {
+        return Finding::fail(
+            format!("{name}: the loopback interface"),
+            "connections within the host stay on the kernel; use the link to the network",
+        );
+    }
+    match (link.up, link.carrier) {
+        (true, true) => Finding::ok(format!("{name}: up, {}", driver(link))),
+        (true, false) => Finding::warn(
+            format!("{name}: up, {}, but without a carrier", driver(link)),
+            "plug in the cable, or set the other end up",
+        ),
+        (false, _) => Finding::fail(
+            format!("{name}: down"),
+            format!("ip link set dev {name} up"),
+        ),
+    }
+}
+
+fn driver(link: &luna::control::Link) -> String {
+    let path = format!("/sys/class/net/{}/device/driver", link.name);
+    let from_sysfs = fs::read_link(path).ok();
+    let name = from_sysfs
+        .as_deref()
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy());
+    match name {
+        Some(name) => format!("driver {name}"),
+        None if link.kind.is_empty() => "driver unknown".into(),
+        None => format!("driver {}", link.kind),
+    }
+}
+
+fn addresses(tables: &Tables, link: &luna::control::Link) -> Finding {
+    let own: Vec<String> = tables
+        .addresses()
+        .iter()
+        .filter(|address| address.ifindex == link.index)
+        .map(|address| format!("{}/{}", address.ip, address.prefix_len))
+        .collect();
+    let name = &link.name;
+    if own.is_empty() {
+        let advice = format!("ip address add ADDR/LEN dev {name}");
+        return Finding::fail(format!("{name}: no address"), advice);
+    }
+    Finding::ok(format!("{name}: address {}", own.join(", ")))
+}
+
+fn packet_size(link: &luna::control::Link) -> Finding {
+    let (name, mtu) = (&link.name, link.mtu);
+    if mtu <= MTU_MAX_BYTES {
+        return Finding::ok(format!("{name}: MTU {mtu}"));
+    }
+    Finding::warn(
+        format!("{name}: MTU {mtu} is more than one buffer holds"),
+        format!("ip link set dev {name} mtu 1500, unless the driver has XDP multi-buffer support"),
+    )
+}
+
+#[cfg(feature = "xdp")]
+fn queues(name: &str, shards: u16) -> Vec<Finding> {
+    use luna::device::xdp::interface::Interface;
+    let interface = match Interface::query(name) {
+        Ok(interface) => interface,
+        Err(error) => return vec![Finding::fail(error.to_string(), "see the error")],
+    };
+    let queues = interface.receive_queues();
+    let queues = if queues >= u32::from(shards) {
+        Finding::ok(format!(
+            "{name}: {queues} receive queues for {shards} shards"
+        ))
+    } else {
+        Finding::fail(
+            format!("{name}: {queues} receive queues are too few for {shards} shards"),
+            format!("LUNA_SHARDS={queues}, or ethtool -L {name} combined {shards}"),
+        )
+    };
+    let zero_copy = if interface.zero_copy().supported {
+        Finding::ok(format!(
+            "{name}: the driver reads and writes our buffers itself (zero copy)"
+        ))
+    } else {
+        Finding::warn(
+            format!("{name}: the driver has no AF_XDP zero copy; the kernel copies each packet"),
+            "nothing is wrong; a NIC with zero copy is faster",
+        )
+    };
+    let program = match interface.xdp_program {
+        None => Finding::ok(format!("{name}: no XDP program is attached")),
+        Some(id) => attached(name, id),
+    };
+    vec![queues, zero_copy, program]
+}
+
+#[cfg(not(feature = "xdp"))]
+fn queues(name: &str, _: u16) -> Vec<Finding> {
+    vec![Finding::fail(
+        format!("{name}: this build has no AF_XDP"),
+        "build with the feature xdp",
+    )]
+}
+
+/// Says who attached the program. Whoever holds it has it open as a descriptor.
+#[cfg(feature = "xdp")]
+fn attached(name: &str, id: u32) -> Finding {
+    let line = format!("prog_id:\t{id}");
+    let holders: Vec<String> = super::processes::all()
+        .into_iter()
+        .filter(|pid| holds(*pid, &line))
+        .map(|pid| format!("{} ({pid})", super::processes::name(pid)))
+        .collect();
+    let is_ours = luna::stats::discover::find().is_ok_and(|found| {
+        let device = format!("xdp:{name}");
+        found
+            .processes
+            .iter()
+            .any(|process| process.board.info().device == device && holds(process.pid, &line))
+    });
+    match (is_ours, holders.as_slice()) {
+        (true, _) => Finding::ok(format!(
+            "{name}: luna's XDP program {id} is attached by {}",
+            holders.join(", ")
+        )),
+        (false, []) => Finding::fail(
+            format!("{name}: XDP program {id} is attached, and no process that we see holds it"),
+            format!("if nobody needs it: ip link set dev {name} xdp off"),
+        ),
+        (false, holders) => Finding::fail(
+            format!(
+                "{name}: XDP program {id} is attached by {}",
+                holders.join(", ")
+            ),
+            "an interface takes one program: stop the other, or use another interface",
+        ),
+    }
+}
+
+#[cfg(feature = "xdp")]
+fn holds(pid: u32, line: &str) -> bool {
+    let Ok(directory) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return false;
+    };
+    directory.flatten().any(|entry| {
+        fs::read_to_string(entry.path()).is_ok_and(|text| text.lines().any(|own| own == line))
+    })
+}

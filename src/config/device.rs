@@ -1,0 +1,248 @@
+//! The device specification, `LUNA_DEV`.
+#![forbid(unsafe_code)]
+
+use core::net::IpAddr;
+use std::fmt;
+
+use thiserror::Error;
+
+/// A link, as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// `xdp:IFNAME`: a kernel interface, shared with the kernel through AF_XDP.
+    Xdp {
+        /// The interface's name.
+        interface: String,
+    },
+    /// `memif:SOCKET,role=server|client,ip=ADDR/LEN[,mtu=N]`: shared memory with another process.
+    Memif {
+        /// The control socket's path.
+        socket: String,
+        /// Which end this is.
+        role: MemifRole,
+        /// Our address on the link, which the kernel does not know.
+        address: IpAddr,
+        /// The length of the link's prefix.
+        prefix_len: u8,
+        /// Largest IP packet in bytes.
+        mtu: u16,
+    },
+    /// `pci:BDF[,kernel=IFNAME]`: a NIC that a user-space driver owns.
+    Pci {
+        /// The PCI address with its domain: `0000:3b:00.1`.
+        address: String,
+        /// The kernel interface whose addresses and routes it uses.
+        kernel: Option<String>,
+    },
+    /// `eal:DEVARGS`: a device in the words of DPDK.
+    Eal {
+        /// Passed on as they are.
+        arguments: String,
+    },
+}
+
+/// Which end of a memif link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemifRole {
+    /// Makes the socket and waits.
+    Server,
+    /// Connects to it.
+    Client,
+}
+
+/// Why the stack can't start on a device.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StartError {
+    /// A kind of device that this build has no driver for.
+    #[error(
+        "device `{spec}`: this build has no driver for {kind}: devices: it supports xdp:IFNAME"
+    )]
+    Unsupported {
+        /// As it was given.
+        spec: String,
+        /// `memif`, `pci` or `eal`.
+        kind: &'static str,
+    },
+}
+
+const KINDS: &str = "xdp:IFNAME, memif:SOCKET,role=server|client,ip=ADDR/LEN[,mtu=N], \
+                     pci:BDF[,kernel=IFNAME] or eal:DEVARGS";
+const INTERFACE: &str = "the name of an interface has 1 to 15 bytes, no blank and no `/`";
+const MEMIF: &str = "memif:SOCKET,role=server|client,ip=ADDR/LEN[,mtu=N]";
+const PCI: &str = "pci:[DOMAIN:]BUS:DEVICE.FUNCTION[,kernel=IFNAME], like pci:3b:00.1";
+
+/// Ethernet's usual largest packet, for links that have no interface to ask.
+const MTU_DEFAULT_BYTES: u16 = 1500;
+/// RFC 8200 §5 asks for 1280; IPv4 alone would do with 576.
+const MTU_MIN_BYTES: u16 = 576;
+
+impl DeviceSpec {
+    /// Reads a specification.
+    ///
+    /// # Errors
+    ///
+    /// What is allowed, to be shown with the key and the value.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let (kind, rest) = text.trim().split_once(':').ok_or(KINDS)?;
+        match kind {
+            "xdp" => Ok(Self::Xdp {
+                interface: interface(rest)?,
+            }),
+            "memif" => memif(rest),
+            "pci" => pci(rest),
+            "eal" if !rest.trim().is_empty() => Ok(Self::Eal {
+                arguments: rest.trim().into(),
+            }),
+            "eal" => Err("eal: must be followed by DPDK device arguments"),
+            _ => Err(KINDS),
+        }
+    }
+
+    /// The word before the colon.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Xdp { .. } => "xdp",
+            Self::Memif { .. } => "memif",
+            Self::Pci { .. } => "pci",
+            Self::Eal { .. } => "eal",
+        }
+    }
+
+    /// Whether this build can drive it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Unsupported`] if it has no driver for the kind.
+    pub fn check_supported(&self) -> Result<(), StartError> {
+        match self {
+            Self::Xdp { .. } if cfg!(feature = "xdp") => Ok(()),
+            _ => Err(StartError::Unsupported {
+                spec: self.to_string(),
+                kind: self.kind(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xdp { interface } => write!(f, "xdp:{interface}"),
+            Self::Memif {
+                socket,
+                role,
+                address,
+                prefix_len,
+                mtu,
+            } => {
+                let role = if *role == MemifRole::Server {
+                    "server"
+                } else {
+                    "client"
+                };
+                write!(
+                    f,
+                    "memif:{socket},role={role},ip={address}/{prefix_len},mtu={mtu}"
+                )
+            }
+            Self::Pci {
+                address,
+                kernel: None,
+            } => write!(f, "pci:{address}"),
+            Self::Pci {
+                address,
+                kernel: Some(kernel),
+            } => {
+                write!(f, "pci:{address},kernel={kernel}")
+            }
+            Self::Eal { arguments } => write!(f, "eal:{arguments}"),
+        }
+    }
+}
+
+fn interface(name: &str) -> Result<String, &'static str> {
+    let name = name.trim();
+    let is_odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    let fits = (1..=15).contains(&name.len());
+    if fits && !name.contains(is_odd) && name != "." && name != ".." {
+        Ok(name.to_owned())
+    } else {
+        Err(INTERFACE)
+    }
+}
+
+fn memif(text: &str) -> Result<DeviceSpec, &'static str> {
+    let mut items = text.split(',').map(str::trim);
+    let socket = items.next().filter(|path| !path.is_empty()).ok_or(MEMIF)?;
+    let (mut role, mut ip, mut mtu) = (None, None, MTU_DEFAULT_BYTES);
+    for item in items {
+        match item.split_once('=').ok_or(MEMIF)? {
+            ("role", "server") => role = Some(MemifRole::Server),
+            ("role", "client") => role = Some(MemifRole::Client),
+            ("role", _) => return Err("role is server or client"),
+            ("ip", value) => ip = Some(network(value).ok_or("ip is ADDR/LEN, like 10.0.0.1/24")?),
+            ("mtu", value) => {
+                mtu = value
+                    .parse()
+                    .ok()
+                    .filter(|mtu| *mtu >= MTU_MIN_BYTES)
+                    .ok_or("mtu is a number of bytes from 576 to 65535")?;
+            }
+            _ => return Err(MEMIF),
+        }
+    }
+    let (address, prefix_len) = ip.ok_or("memif needs ip=ADDR/LEN")?;
+    let role = role.ok_or("memif needs role=server or role=client")?;
+    Ok(DeviceSpec::Memif {
+        socket: socket.to_owned(),
+        role,
+        address,
+        prefix_len,
+        mtu,
+    })
+}
+
+fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let length = length.parse().ok().filter(|length| *length <= bits)?;
+    Some((address, length))
+}
+
+fn pci(text: &str) -> Result<DeviceSpec, &'static str> {
+    let (address, kernel) = match text.split_once(',') {
+        Some((address, option)) => (
+            address,
+            Some(interface(
+                option.trim().strip_prefix("kernel=").ok_or(PCI)?,
+            )?),
+        ),
+        None => (text, None),
+    };
+    let address = pci_address(address.trim()).ok_or(PCI)?;
+    Ok(DeviceSpec::Pci { address, kernel })
+}
+
+/// Checks `[DOMAIN:]BUS:DEVICE.FUNCTION` and completes it with the domain.
+fn pci_address(text: &str) -> Option<String> {
+    let hex = |text: &str, digits: usize, max: u16| {
+        let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex
+            .then(|| u16::from_str_radix(text, 16).ok())
+            .flatten()
+            .filter(|&n| n <= max)
+    };
+    let (front, function) = text.split_once('.')?;
+    let mut parts = front.rsplit(':');
+    let device = hex(parts.next()?, 2, 0x1f)?;
+    let bus = hex(parts.next()?, 2, 0xff)?;
+    let domain = parts
+        .next()
+        .map_or(Some(0), |domain| hex(domain, 4, u16::MAX))?;
+    let function = hex(function, 1, 7)?;
+    parts
+        .next()
+        .is_none()
+        .then(|| format!("{domain:04x}:{bus:02x}:{device:02x}.{function}"))
+}

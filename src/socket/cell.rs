@@ -1,0 +1,52 @@
+//! The slow part of a socket's state: what only calls other than send and receive look at.
+#![forbid(unsafe_code)]
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use super::listener::Group;
+use super::options::OptionSet;
+
+/// Where a stream is in its life, as `connect(2)` sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// No attempt, or the last one has failed and was reported.
+    #[default]
+    Idle,
+    /// `connect` has begun, and its outcome was not reported.
+    Connecting,
+    /// The outcome was success.
+    Connected,
+}
+
+/// What only slow calls look at.
+#[derive(Debug, Default)]
+pub struct SocketCell {
+    /// `AF_INET` or `AF_INET6`: how addresses are shown.
+    pub family: i32,
+    /// The application's descriptor is a kernel socket of its own (a twin that holds options
+    /// and the port), not a dup of the shared tombstone.
+    pub has_twin: bool,
+    /// Options may have been set on the kernel socket: read them at promotion.
+    pub options_touched: bool,
+    /// `st_dev` and `st_ino` of the descriptor, to tell it from a stranger with its number.
+    pub identity: (u64, u64),
+    /// Options of a luna socket.
+    pub options: OptionSet,
+    /// See [`Phase`].
+    pub phase: Phase,
+    /// Our end, once known.
+    pub local: Option<SocketAddr>,
+    /// The peer, once known.
+    pub remote: Option<SocketAddr>,
+    /// The client port that our kernel socket holds.
+    pub held_port: Option<u16>,
+    /// The luna half of a listener.
+    pub group: Option<Arc<Group>>,
+    /// A listener's length of queue, for when it is promoted again in a child.
+    pub backlog: u32,
+    /// A listener inherited over `fork` that this process has not tried to promote yet.
+    pub is_inherited: bool,
+    /// Accepts, counted to be fair between our queue and the kernel's.
+    pub turn: u32,
+}

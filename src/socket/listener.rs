@@ -1,0 +1,487 @@
+//! Listeners: one queue for the application, fed by the shards and by the kernel.
+//!
+//! A listener of ours is also a real kernel listener, over the application's own descriptor:
+//! the port is visibly taken, and clients that do not come over the device (loopback, the
+//! host's own addresses) are served as before. The kernel half is non-blocking once promoted,
+//! for no call may be held up by one half while the other has a connection; what the
+//! application thinks of `O_NONBLOCK` is kept in the description.
+#![forbid(unsafe_code)]
+
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::addr::{self, Encoded};
+use super::description::{self, DescriptionId, Kind, Pin, StreamName};
+use super::options::{Int, OptionSet};
+use super::reason::Reason;
+use super::{cell::Phase, placeholder, policy, report, runtime};
+use crate::limits::ACCEPT_QUEUE_MAX;
+use crate::stack::{Accepted, ListenId, OpenError, Ready};
+use crate::sys::{self, Errno, ForkMutex};
+
+/// After this many connections of ours the kernel's queue is looked at first.
+const OURS_IN_A_ROW: u32 = 16;
+
+/// The luna half of one listening address. Sockets that share the address by `SO_REUSEPORT`
+/// share the group: each may accept what arrives, all are woken.
+#[derive(Debug)]
+pub struct Group {
+    local: SocketAddr,
+    dual_stack: bool,
+    reuse_port: bool,
+    ids: Vec<(usize, ListenId)>,
+    /// The description whose token the shards were given. No descriptor names it.
+    anchor: Pin,
+    members: ForkMutex<Vec<DescriptionId>>,
+    next_shard: AtomicU32,
+}
+
+impl Group {
+    /// The shards that listen, and as what.
+    pub(super) fn listen_ids(&self) -> &[(usize, ListenId)] {
+        &self.ids
+    }
+}
+
+static GROUPS: ForkMutex<Vec<Arc<Group>>> = ForkMutex::new(Vec::new());
+
+/// A connection handed to the application.
+#[derive(Debug)]
+pub struct NewSocket {
+    /// Its descriptor.
+    pub fd: RawFd,
+    /// The peer, as the listener's family shows it.
+    pub peer: Encoded,
+}
+
+/// `listen(2)` on a descriptor that is in the table.
+///
+/// # Errors
+///
+/// What the kernel's `listen` answers; `EINVAL` on a stream.
+pub fn listen(pin: &Pin, backlog: i32) -> Result<(), Errno> {
+    match pin.kind() {
+        Kind::Stream | Kind::Dead => return Err(Errno::INVAL),
+        Kind::Epoll => return Err(Errno::NOTSOCK),
+        Kind::Kernel | Kind::Provisional | Kind::Listener => {}
+    }
+    sys::listen(pin.fd(), backlog)?;
+    let limit = backlog.cast_unsigned().min(ACCEPT_QUEUE_MAX as u32);
+    pin.socket.lock().backlog = limit;
+    match pin.kind() {
+        Kind::Provisional => match promote(pin, limit) {
+            Ok(()) => {}
+            Err(Reason::Undecided) => {}
+            Err(reason) => pin.set_kernel(reason),
+        },
+        Kind::Listener => each_shard(pin, |shard, id| shard.set_backlog(id, limit)),
+        Kind::Kernel | Kind::Stream | Kind::Dead | Kind::Epoll => {}
+    }
+    Ok(())
+}
+
+fn each_shard(pin: &Pin, f: impl Fn(&mut crate::stack::Shard, ListenId) + Send + Sync) {
+    let group = pin.socket.lock().group.clone();
+    for &(shard, id) in group.iter().flat_map(|group| &group.ids) {
+        let _runs = runtime::with_shard(shard, |shard| f(shard, id));
+    }
+}
+
+/// Makes a listening kernel socket ours as well, if policy and place allow.
+fn promote(pin: &Pin, backlog: u32) -> Result<(), Reason> {
+    let policy = policy::get();
+    let local = sys::getsockname(pin.fd())
+        .ok()
+        .and_then(|raw| addr::decode(raw.as_bytes()));
+    let local = local.ok_or(Reason::Unsupported)?;
+    if !policy.listen.contains(local.port()) {
+        return Err(Reason::PortNotListed);
+    }
+    let shown_ip = local.ip();
+    let local = addr::canonical(local);
+    if local.ip().is_loopback() {
+        return Err(Reason::AddressNotOurs);
+    }
+    if let Err(cause) = runtime::start() {
+        report::fallback(&format!("all sockets stay on the kernel: {cause}"));
+        return Err(Reason::NotStarted);
+    }
+    if !local.ip().is_unspecified() && !runtime::is_device_address(local.ip()) {
+        return Err(Reason::AddressNotOurs);
+    }
+    let options = read_options(pin);
+    let dual_stack = shown_ip.is_ipv6() && !options.is_on(Int::V6Only);
+    let group = join(pin, local, dual_stack, &options, backlog)?;
+    let flags = sys::status_flags(pin.fd()).unwrap_or(0);
+    pin.set_status_flags(flags);
+    if let Err(errno) = sys::set_status_flags(pin.fd(), flags | libc::O_NONBLOCK) {
+        leave(pin, &group);
+        report::fallback(&format!(
+            "port {}: cannot prepare the listener: {errno}",
+            local.port()
+        ));
+        return Err(Reason::Unsupported);
+    }
+    {
+        let mut cell = pin.socket.lock();
+        cell.has_twin = true;
+        cell.identity = sys::identity(pin.fd()).unwrap_or_default();
+        cell.options = options;
+        cell.local = Some(local);
+        cell.group = Some(group);
+        cell.options_touched = false;
+    }
+    pin.set_kind(Kind::Listener);
+    pin.each_watcher(|watcher| watcher.promoted(Kind::Listener));
+    Ok(())
+}
+
+/// The options of a kernel socket that is about to be promoted.
+pub(super) fn read_options(pin: &Pin) -> OptionSet {
+    let cell = pin.socket.lock();
+    if cell.options_touched || cell.family == libc::AF_INET6 {
+        OptionSet::read(pin.fd())
+    } else {
+        placeholder::untouched().clone()
+    }
+}
+
+/// Finds or makes the group for an address and adds the description to it.
+fn join(
+    pin: &Pin,
+    local: SocketAddr,
+    dual_stack: bool,
+    options: &OptionSet,
+    backlog: u32,
+) -> Result<Arc<Group>, Reason> {
+    let reuse_port = options.is_on(Int::ReusePort);
+    let mut groups = GROUPS.lock();
+    let shared = groups
+        .iter()
+        .find(|group| group.local == local && group.dual_stack == dual_stack)
+        .filter(|group| reuse_port && group.reuse_port)
+        .cloned();
+    if let Some(group) = shared {
+        group.members.lock().push(pin.id());
+        return Ok(group);
+    }
+    let group = open(pin, local, dual_stack, options, backlog).map(Arc::new)?;
+    groups.push(Arc::clone(&group));
+    Ok(group)
+}
+
+/// Listens on every shard and steers the port to them.
+fn open(
+    pin: &Pin,
+    local: SocketAddr,
+    dual_stack: bool,
+    options: &OptionSet,
+    backlog: u32,
+) -> Result<Group, Reason> {
+    let anchor = description::create(Kind::Listener).map_err(|_| Reason::Refused)?;
+    let config = options.apply(&runtime::base_config(None), placeholder::untouched());
+    let mut group = Group {
+        local,
+        dual_stack,
+        reuse_port: options.is_on(Int::ReusePort),
+        ids: Vec::new(),
+        members: ForkMutex::new(vec![pin.id()]),
+        next_shard: AtomicU32::new(0),
+        anchor,
+    };
+    let token = group.anchor.id().to_bits();
+    for shard in 0..runtime::shards() {
+        let listening = runtime::with_shard(shard, |shard| {
+            shard.listen(local, dual_stack, backlog, &config, token)
+        });
+        match listening.unwrap_or(Err(OpenError::TableFull)) {
+            Ok(id) => group.ids.push((shard, id)),
+            Err(cause) => {
+                close_shards(&group);
+                report::fallback(&format!(
+                    "port {} stays on the kernel: {cause}",
+                    local.port()
+                ));
+                return Err(Reason::Refused);
+            }
+        }
+    }
+    if let Err(cause) = runtime::steer_port(local.port()) {
+        close_shards(&group);
+        report::fallback(&format!(
+            "port {} stays on the kernel: {cause}",
+            local.port()
+        ));
+        return Err(Reason::Refused);
+    }
+    Ok(group)
+}
+
+fn close_shards(group: &Group) {
+    let now = runtime::now();
+    for &(index, id) in &group.ids {
+        let _runs = runtime::with_shard(index, |shard| shard.close_listener(now, id));
+        runtime::after_write(index);
+    }
+}
+
+/// Takes a description out of its group. The last one closes it.
+fn leave(pin: &Pin, group: &Arc<Group>) {
+    let mut groups = GROUPS.lock();
+    let is_last = {
+        let mut members = group.members.lock();
+        members.retain(|&member| member != pin.id());
+        members.is_empty()
+    };
+    if is_last {
+        groups.retain(|other| !Arc::ptr_eq(other, group));
+        drop(groups);
+        runtime::unsteer_port(group.local.port());
+        close_shards(group);
+    }
+}
+
+/// Ends the luna half of a listener.
+pub(super) fn close(pin: &Pin) {
+    let group = pin.socket.lock().group.take();
+    if let Some(group) = group {
+        leave(pin, &group);
+    }
+}
+
+/// `shutdown(2)` on a listener: ends it if `how` includes reading, and wakes who waits in
+/// `accept`. The kernel lets it listen again, and so do we.
+pub(super) fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
+    sys::shutdown(pin.fd(), how)?;
+    if how != libc::SHUT_WR {
+        close(pin);
+        // The kernel half, now unconnected, says the rest: `accept` gives EINVAL.
+        pin.wake(Ready::IN | Ready::OUT | Ready::HUP);
+    }
+    Ok(())
+}
+
+/// Tells the sockets of a group that something may be accepted.
+pub(super) fn wake_members(anchor: &Pin, edge: Ready) {
+    let members = {
+        let groups = GROUPS.lock();
+        let group = groups.iter().find(|group| group.anchor.id() == anchor.id());
+        group.map(|group| group.members.lock().clone())
+    };
+    for pin in members
+        .iter()
+        .flatten()
+        .filter_map(|&member| description::pin(member))
+    {
+        pin.wake(edge);
+    }
+}
+
+/// Readiness of the luna half.
+pub fn ready(pin: &Pin) -> Ready {
+    let group = pin.socket.lock().group.clone();
+    let mut ready = Ready::empty();
+    for &(shard, id) in group.iter().flat_map(|group| &group.ids) {
+        ready |= runtime::with_shard(shard, |shard| shard.listener_ready(id)).unwrap_or_default();
+    }
+    ready
+}
+
+/// `accept4(2)` on a listener.
+///
+/// # Errors
+///
+/// Those of `accept(2)`. `EBADF` if the listener is closed meanwhile.
+pub fn accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
+    if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+        return Err(Errno::INVAL);
+    }
+    revive(pin);
+    let mut deadline = None;
+    loop {
+        match try_accept(pin, flags) {
+            Err(Errno::AGAIN) if !pin.is_nonblocking() => {}
+            result => return result,
+        }
+        let deadline = *deadline.get_or_insert_with(|| {
+            pin.socket
+                .lock()
+                .options
+                .rcv_timeout
+                .map(|limit| runtime::now() + limit)
+        });
+        super::blocking::wait(pin, Ready::IN, deadline)?;
+    }
+}
+
+/// In a child of `fork`, an inherited listener has a kernel half only: tries, once, to give it
+/// one on shards of the child's own.
+pub fn revive(pin: &Pin) {
+    let backlog = {
+        let mut cell = pin.socket.lock();
+        if !core::mem::take(&mut cell.is_inherited) {
+            return;
+        }
+        cell.backlog
+    };
+    let status = pin.status_flags();
+    if let Err(reason) = promote(pin, backlog) {
+        pin.set_reason(reason);
+    }
+    pin.set_status_flags(status);
+}
+
+fn try_accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
+    let (group, turn, family) = {
+        let mut cell = pin.socket.lock();
+        cell.turn = cell.turn.wrapping_add(1);
+        (cell.group.clone(), cell.turn, cell.family)
+    };
+    let kernel_first = turn.is_multiple_of(OURS_IN_A_ROW);
+    if kernel_first {
+        match accept_from_kernel(pin, flags) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    if let Some(group) = &group {
+        match accept_from_shards(pin, group, family, flags) {
+            Err(Errno::AGAIN) if pin.is_nonblocking() && turn_for(group) => {
+                match accept_from_shards(pin, group, family, flags) {
+                    Err(Errno::AGAIN) => {}
+                    result => return result,
+                }
+            }
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    if pin.is_closed() {
+        return Err(Errno::BADF);
+    }
+    if kernel_first {
+        Err(Errno::AGAIN)
+    } else {
+        accept_from_kernel(pin, flags)
+    }
+}
+
+/// Turns the group's shards for a program that asks without waiting; false: its next wait will.
+fn turn_for(group: &Group) -> bool {
+    group.ids.iter().fold(false, |turned, &(shard, _)| {
+        turned | runtime::turn_for(shard)
+    })
+}
+
+fn accept_from_kernel(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
+    let (fd, raw) = sys::accept4(pin.fd(), flags)?;
+    super::forget_number(fd);
+    // The entry only says why: calls go to the kernel, also if there is no room for it.
+    if let Ok(accepted) = description::create(Kind::Kernel) {
+        accepted.set_kernel(Reason::AcceptedByKernel);
+        let _without_entry = accepted.attach(fd);
+    }
+    let mut peer = Encoded::new();
+    let _fits = peer.try_extend_from_slice(raw.as_bytes());
+    Ok(NewSocket { fd, peer })
+}
+
+fn accept_from_shards(
+    pin: &Pin,
+    group: &Group,
+    family: i32,
+    flags: i32,
+) -> Result<NewSocket, Errno> {
+    let count = group.ids.len();
+    let first = group.next_shard.fetch_add(1, Ordering::Relaxed) as usize;
+    for step in 0..count {
+        let Some(&(shard, id)) = group.ids.get((first + step) % count) else {
+            continue;
+        };
+        let waiting = runtime::with_shard(shard, |shard| shard.listener_ready(id));
+        if !waiting.is_some_and(|ready| ready.contains(Ready::IN)) {
+            continue;
+        }
+        match take_one(pin, shard, id, family, flags) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Makes a descriptor first: if there is none, the connection stays in the queue, as on Linux.
+fn take_one(
+    pin: &Pin,
+    shard: usize,
+    id: ListenId,
+    family: i32,
+    flags: i32,
+) -> Result<NewSocket, Errno> {
+    let fd = placeholder::tombstone(flags & libc::SOCK_CLOEXEC != 0)?;
+    super::forget_number(fd);
+    let close = |errno| {
+        let _closed = sys::close(fd);
+        errno
+    };
+    let stream = description::create(Kind::Provisional).map_err(close)?;
+    let token = stream.id().to_bits();
+    let accepted = runtime::with_shard(shard, |shard| shard.accept(id, token)).flatten();
+    let Some(Accepted {
+        conn,
+        local,
+        remote,
+    }) = accepted
+    else {
+        return Err(close(Errno::AGAIN));
+    };
+    let (options, are_newer) = {
+        let listener = pin.socket.lock();
+        (listener.options.clone(), listener.options_touched)
+    };
+    if are_newer {
+        // Set since `listen`, so the shards' listeners have not heard of them.
+        let base = runtime::base_config(Some(remote.ip()));
+        let config = options.apply(&base, placeholder::untouched());
+        let now = runtime::now();
+        let _runs = runtime::with_shard(shard, |shard| shard.configure(now, conn, &config));
+    }
+    {
+        stream.set_low_water(options.int(Int::RcvLowWater));
+        let mut cell = stream.socket.lock();
+        cell.family = family;
+        cell.options = options;
+        cell.phase = Phase::Connected;
+        cell.local = Some(local);
+        cell.remote = Some(remote);
+        cell.identity = (0, placeholder::tombstone_inode());
+    }
+    stream.change_status_flag(libc::O_NONBLOCK, flags & libc::SOCK_NONBLOCK != 0);
+    stream.set_stream(StreamName { shard, conn });
+    if let Err(errno) = stream.attach(fd) {
+        super::close::stream(&stream);
+        return Err(close(errno));
+    }
+    Ok(NewSocket {
+        fd,
+        peer: addr::encode(remote, family),
+    })
+}
+
+/// In the child of a fork: listeners keep their kernel half, and may be promoted again.
+pub(super) fn after_fork_child(pin: &Pin) {
+    let mut cell = pin.socket.lock();
+    // The group is the parent's, as are its shards: it is let go of, not closed.
+    cell.group = None;
+    cell.is_inherited = true;
+    cell.options_touched = true;
+    drop(cell);
+    pin.set_reason(Reason::ChildProcess);
+}
+
+/// In the child of a fork: there is no group yet.
+pub(super) fn forget_groups() {
+    GROUPS.lock().clear();
+}

@@ -1,0 +1,343 @@
+//! Who turns the shards and who sleeps (design: run to completion on the threads that wait).
+//!
+//! Every thread that waits turns the shards itself: its home shard (threads are spread over the
+//! shards), those that it leads, and those that nobody leads. Among the threads that *sleep*,
+//! one per shard, the leader, watches the device; the others sleep on their own bells and are
+//! rung by whoever turns up something for them. A leader that goes back to its application
+//! gives the role up; who takes it is the first to need it: the same thread when it returns, a
+//! sleeper that is rung for it (if the thread tends to stay away), or the steward.
+//!
+//! # Lock order
+//!
+//! descriptions' and epoll sets' locks → shard. A shard's wakeups are taken inside and delivered
+//! after its lock is released; nothing that a shard calls takes a lock.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::lane::Lane;
+use super::thread::Me;
+use super::wake::Wake;
+use crate::stack::Wakeup;
+use crate::sys::{Errno, ForkMutex, PollFd, SignalSet, ppoll};
+use crate::time::{Clock, Duration, Instant, SystemClock};
+
+/// How to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// How long to turn without finding anything before sleeping.
+    pub(crate) spin: Duration,
+    /// Never sleep.
+    pub(crate) busy: bool,
+    /// How long nobody may have turned a shard before the steward does.
+    pub(crate) steward_after: Duration,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            spin: Duration::from_micros(50),
+            busy: false,
+            steward_after: Duration::from_millis(1),
+        }
+    }
+}
+
+/// What a turn over the shards did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    /// The time of the turn.
+    pub(crate) now: Instant,
+    /// There may be more to do at once.
+    pub(crate) more: bool,
+}
+
+/// The shards and the threads around them.
+#[derive(Debug)]
+pub(crate) struct Crew<E> {
+    lanes: Box<[Lane<E>]>,
+    pub(crate) manner: Manner,
+    /// Sleepers that lead nothing.
+    followers: ForkMutex<Vec<Arc<Wake>>>,
+    followers_count: AtomicUsize,
+    /// Counts deliveries, so that a waiter need not look when there were none.
+    deliveries: AtomicU64,
+    /// The steward does not tick: a thread that leaves must ring it.
+    steward_asleep: AtomicBool,
+    steward_bell: Arc<Wake>,
+    stop: AtomicBool,
+}
+
+impl<E: Engine> Crew<E> {
+    pub(crate) fn new(lanes: Vec<Lane<E>>, manner: Manner) -> Result<Self, Errno> {
+        Ok(Self {
+            lanes: lanes.into_boxed_slice(),
+            manner,
+            followers: ForkMutex::new(Vec::new()),
+            followers_count: AtomicUsize::new(0),
+            deliveries: AtomicU64::new(0),
+            steward_asleep: AtomicBool::new(false),
+            steward_bell: Wake::new()?,
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn lanes(&self) -> &[Lane<E>] {
+        &self.lanes
+    }
+
+    pub(crate) fn deliveries(&self) -> u64 {
+        self.deliveries.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn steward_bell(&self) -> &Arc<Wake> {
+        &self.steward_bell
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.steward_bell.ring();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn steward_is_asleep(&self) -> bool {
+        self.steward_asleep.load(Ordering::SeqCst)
+    }
+
+    /// Turns the shards that are this thread's business, and delivers what they turned up.
+    pub(crate) fn turn(&self, me: &Me) -> Round {
+        let now = SystemClock.now();
+        me.turns();
+        let home = me.home(self.lanes.len());
+        let more = self.with_wakeups(me, |wakeups| {
+            let mut more = false;
+            for (index, lane) in self.lanes.iter().enumerate() {
+                let dirty = me.take_dirty(index);
+                if !dirty && index != home {
+                    let leader = lane.leader();
+                    if leader != me.number && !is_absent(leader) {
+                        continue;
+                    }
+                }
+                // What this thread has queued must leave now, so it waits for its turn.
+                if let Some(report) = lane.turn(now, dirty, wakeups) {
+                    more |= report.more;
+                }
+            }
+            more
+        });
+        Round { now, more }
+    }
+
+    /// Turns one shard unless someone else is at it.
+    pub(crate) fn turn_lane(&self, me: &Me, lane: &Lane<E>, now: Instant) {
+        self.with_wakeups(me, |wakeups| {
+            let _ = lane.turn(now, false, wakeups);
+        });
+    }
+
+    /// Sends what is queued on a shard.
+    pub(crate) fn flush(&self, me: &Me, index: usize) {
+        let Some(lane) = self.lanes.get(index) else {
+            return;
+        };
+        let _ = me.take_dirty(index);
+        self.with_wakeups(me, |wakeups| lane.flush(SystemClock.now(), wakeups));
+    }
+
+    /// Sends what this thread has left for its next turn, which is not to come soon.
+    pub(crate) fn flush_deferred(&self, me: &Me) {
+        if !me.is_dirty() {
+            return;
+        }
+        for index in 0..self.lanes.len() {
+            if me.take_dirty(index) {
+                self.flush(me, index);
+            }
+        }
+    }
+
+    /// Runs `f` with an empty list, and delivers what it put there.
+    fn with_wakeups<R>(&self, me: &Me, f: impl FnOnce(&mut Vec<Wakeup>) -> R) -> R {
+        // Only a signal handler that interrupted us here finds it borrowed.
+        let Ok(mut wakeups) = me.wakeups.try_borrow_mut() else {
+            let mut wakeups = Vec::new();
+            let result = f(&mut wakeups);
+            self.deliver(&mut wakeups);
+            return result;
+        };
+        let result = f(&mut wakeups);
+        if !wakeups.is_empty() {
+            self.deliver(&mut wakeups);
+        }
+        result
+    }
+
+    fn deliver(&self, wakeups: &mut Vec<Wakeup>) {
+        for wakeup in wakeups.drain(..) {
+            E::deliver(wakeup);
+        }
+        self.deliveries.fetch_add(1, Ordering::Release);
+    }
+
+    /// A thread begins to wait: it takes its home shard from nobody or the steward.
+    pub(crate) fn enter(&self, me: &Me) {
+        if let Some(lane) = self.lanes.get(me.home(self.lanes.len())) {
+            let _ = lane.lead(me.number);
+        }
+    }
+
+    /// A thread goes back to its application.
+    pub(crate) fn leave(&self, me: &Me, now: Instant) {
+        me.leaves(now);
+        let mut led = false;
+        for lane in &self.lanes {
+            led |= lane.resign(me.number);
+        }
+        if !led {
+            return;
+        }
+        if self.followers_count.load(Ordering::SeqCst) != 0 && me.stays_away() {
+            let follower = {
+                let mut followers = self.followers.lock();
+                let follower = followers.pop();
+                self.followers_count
+                    .store(followers.len(), Ordering::SeqCst);
+                follower
+            };
+            if let Some(follower) = follower {
+                follower.ring();
+                return;
+            }
+        }
+        if self.steward_asleep.load(Ordering::SeqCst)
+            && self.steward_asleep.swap(false, Ordering::SeqCst)
+        {
+            self.steward_bell.ring();
+        }
+    }
+
+    /// The steward is about to sleep without a tick; false: there is a shard that nobody leads.
+    pub(crate) fn steward_sleeps(&self) -> bool {
+        // Pairs with `leave`: either it sees this, or we see that nobody leads.
+        self.steward_asleep.store(true, Ordering::SeqCst);
+        if self
+            .lanes
+            .iter()
+            .any(|lane| lane.leader() == super::thread::NOBODY)
+        {
+            self.steward_asleep.store(false, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn steward_wakes(&self) {
+        self.steward_asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Sleeps until `deadline`, a frame on a shard that this thread leads, one of the
+    /// descriptors in `fds` (whose `revents` are filled in), the bell, or a signal that `mask`
+    /// lets through. `fds` comes back as long as it was. Returns at once if there is work.
+    pub(crate) fn sleep(
+        &self,
+        me: &Me,
+        bell: &Arc<Wake>,
+        fds: &mut Vec<PollFd>,
+        deadline: Instant,
+        mask: SignalSet,
+    ) -> Result<(), Errno> {
+        let mut leads_all = true;
+        for lane in &self.lanes {
+            leads_all &= lane.lead(me.number);
+        }
+        if !leads_all {
+            self.follow(bell);
+            // Someone may have resigned between our look and our name on the list.
+            for lane in &self.lanes {
+                if is_absent(lane.leader()) {
+                    let _ = lane.lead(me.number);
+                }
+            }
+        }
+        let led = |lane: &&Lane<E>| lane.leader() == me.number;
+        let result = self.sleep_on(&led, bell, fds, deadline, mask);
+        if !leads_all {
+            self.unfollow(bell);
+        }
+        result
+    }
+
+    /// The part of sleeping that the steward shares.
+    pub(crate) fn sleep_on(
+        &self,
+        led: &dyn Fn(&&Lane<E>) -> bool,
+        bell: &Arc<Wake>,
+        fds: &mut Vec<PollFd>,
+        deadline: Instant,
+        mask: SignalSet,
+    ) -> Result<(), Errno> {
+        let own = fds.len();
+        fds.push(readable(bell.fd()));
+        let mut until = deadline;
+        let mut work = false;
+        for lane in self.lanes.iter().filter(led) {
+            fds.extend(lane.fds().iter().copied().map(readable));
+            match lane.arm() {
+                Some(next) => {
+                    until = until.min(next);
+                    work |= !lane.sleeps_until(next, bell);
+                }
+                None => work = true,
+            }
+        }
+        let mut result = Ok(());
+        if !work && bell.prepare() {
+            let timeout = (until != Instant::FAR_FUTURE)
+                .then(|| until.saturating_since(SystemClock.now()).as_nanos());
+            result = ppoll(fds, timeout, Some(mask)).map(drop);
+            let rung = result.is_ok() && fds.get(own).is_some_and(|fd| fd.revents != 0);
+            bell.finish(rung);
+        }
+        for lane in self.lanes.iter().filter(led) {
+            lane.awake();
+        }
+        fds.truncate(own);
+        result
+    }
+
+    fn follow(&self, bell: &Arc<Wake>) {
+        let mut followers = self.followers.lock();
+        followers.push(Arc::clone(bell));
+        self.followers_count
+            .store(followers.len(), Ordering::SeqCst);
+    }
+
+    fn unfollow(&self, bell: &Arc<Wake>) {
+        let mut followers = self.followers.lock();
+        followers.retain(|other| !Arc::ptr_eq(other, bell));
+        self.followers_count
+            .store(followers.len(), Ordering::SeqCst);
+    }
+}
+
+/// Nobody's at the shard who would have to be asked.
+fn is_absent(leader: u32) -> bool {
+    leader == super::thread::NOBODY || leader == super::thread::STEWARD
+}
+
+fn readable(fd: RawFd) -> PollFd {
+    PollFd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}

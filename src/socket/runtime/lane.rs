@@ -1,0 +1,194 @@
+//! A shard with what threads need to agree on who turns it.
+#![forbid(unsafe_code)]
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::thread::{NOBODY, STEWARD};
+use super::wake::Wake;
+use crate::stack::{TurnReport, Wakeup};
+use crate::sys::ForkMutex;
+use crate::time::Instant;
+use crate::zbuf::ShardCell;
+
+/// "Nobody sleeps on the shard's descriptors."
+const AWAKE: u64 = 0;
+
+#[derive(Debug)]
+pub(crate) struct Lane<E> {
+    cell: ShardCell<E>,
+    /// The device's, which do not change.
+    fds: Vec<RawFd>,
+    /// The thread that watches the device while it waits; [`STEWARD`], or [`NOBODY`].
+    leader: AtomicU32,
+    /// The engine's next deadline as of the last time that anyone was inside.
+    deadline: AtomicU64,
+    /// Until when the leader sleeps, at the latest; [`AWAKE`].
+    asleep_until: AtomicU64,
+    /// The sleeping leader's bell.
+    bell: ForkMutex<Option<Arc<Wake>>>,
+    /// When it was last turned.
+    turned: AtomicU64,
+}
+
+impl<E: Engine> Lane<E> {
+    pub(crate) fn new(cell: ShardCell<E>) -> Self {
+        let fds = cell
+            .with(|engine| engine.wait_fds().to_vec())
+            .unwrap_or_default();
+        Self {
+            cell,
+            fds,
+            leader: AtomicU32::new(NOBODY),
+            deadline: AtomicU64::new(Instant::FAR_FUTURE.as_nanos()),
+            asleep_until: AtomicU64::new(AWAKE),
+            bell: ForkMutex::new(None),
+            turned: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs `f` inside, after waiting for whoever is there. `None`: the shard is poisoned, or
+    /// this very thread is inside already.
+    pub(crate) fn with<R: Send>(&self, f: impl FnOnce(&mut E) -> R + Send) -> Option<R> {
+        let (result, deadline) = self.cell.with(|e| (f(e), e.next_deadline())).ok()?;
+        self.note_deadline(deadline);
+        Some(result)
+    }
+
+    /// One turn, unless someone else is inside and `wait` is false. Wakeups go to `out`.
+    pub(crate) fn turn(
+        &self,
+        now: Instant,
+        wait: bool,
+        out: &mut Vec<Wakeup>,
+    ) -> Option<TurnReport> {
+        let turn = |engine: &mut E| {
+            let report = engine.turn(now);
+            engine.take_wakeups(out);
+            (report, engine.next_deadline())
+        };
+        let turned = if wait {
+            self.cell.with(turn)
+        } else {
+            self.cell.try_with(turn)?
+        };
+        let (report, deadline) = turned.ok()?;
+        self.turned.store(now.as_nanos(), Ordering::Relaxed);
+        self.note_deadline(deadline);
+        Some(report)
+    }
+
+    /// Sends what is queued.
+    pub(crate) fn flush(&self, now: Instant, out: &mut Vec<Wakeup>) {
+        let flush = |engine: &mut E| {
+            engine.flush(now);
+            engine.take_wakeups(out);
+            engine.next_deadline()
+        };
+        if let Ok(deadline) = self.cell.with(flush) {
+            self.note_deadline(deadline);
+        }
+    }
+
+    /// Wakes a leader that would oversleep.
+    fn note_deadline(&self, deadline: Instant) {
+        let deadline = deadline.as_nanos();
+        if self.deadline.load(Ordering::Relaxed) == deadline {
+            return;
+        }
+        // Pairs with `sleeps_until`: either we see until when it sleeps, or it sees this.
+        self.deadline.store(deadline, Ordering::SeqCst);
+        let until = self.asleep_until.load(Ordering::SeqCst);
+        if until != AWAKE && deadline < until {
+            self.ring_leader();
+        }
+    }
+
+    /// Makes a sleeping leader look again.
+    pub(crate) fn ring_leader(&self) {
+        let bell = self.bell.lock().clone();
+        if let Some(bell) = bell {
+            bell.ring();
+        }
+    }
+
+    /// Prepares the device for sleep. The deadline to sleep until at most, or `None` if there
+    /// is work.
+    pub(crate) fn arm(&self) -> Option<Instant> {
+        let (armed, deadline) =
+            // A poisoned shard has nothing to say any more.
+            self.cell.with(|e| (e.arm(), e.next_deadline())).unwrap_or((true, Instant::FAR_FUTURE));
+        self.note_deadline(deadline);
+        armed.then_some(deadline)
+    }
+
+    /// Announces the leader's sleep; false if a deadline has moved forward meanwhile.
+    pub(crate) fn sleeps_until(&self, until: Instant, bell: &Arc<Wake>) -> bool {
+        *self.bell.lock() = Some(Arc::clone(bell));
+        self.asleep_until
+            .store(until.as_nanos().max(1), Ordering::SeqCst);
+        self.deadline.load(Ordering::SeqCst) >= until.as_nanos()
+    }
+
+    /// The leader is awake.
+    pub(crate) fn awake(&self) {
+        self.asleep_until.store(AWAKE, Ordering::Relaxed);
+        *self.bell.lock() = None;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_slept_on(&self) -> bool {
+        self.asleep_until.load(Ordering::SeqCst) != AWAKE
+    }
+
+    pub(crate) fn leader(&self) -> u32 {
+        self.leader.load(Ordering::SeqCst)
+    }
+
+    /// Becomes leader if nobody or the steward is. True: `number` leads now (or did already).
+    pub(crate) fn lead(&self, number: u32) -> bool {
+        let mut seen = self.leader.load(Ordering::Relaxed);
+        loop {
+            if seen == number {
+                return true;
+            }
+            if seen != NOBODY && seen != STEWARD {
+                return false;
+            }
+            match self.leader.compare_exchange_weak(
+                seen,
+                number,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The steward becomes leader if nobody is.
+    pub(crate) fn cover(&self) -> bool {
+        self.leader
+            .compare_exchange(NOBODY, STEWARD, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+            || self.leader() == STEWARD
+    }
+
+    /// Gives leadership up; true if it was `number`'s.
+    pub(crate) fn resign(&self, number: u32) -> bool {
+        self.leader
+            .compare_exchange(number, NOBODY, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    pub(crate) fn fds(&self) -> &[RawFd] {
+        &self.fds
+    }
+
+    pub(crate) fn turned(&self) -> Instant {
+        Instant::from_nanos(self.turned.load(Ordering::Relaxed))
+    }
+}

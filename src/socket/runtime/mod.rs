@@ -1,0 +1,210 @@
+//! The process's shards: when they start, who turns them, and what the socket layer asks of
+//! them.
+//!
+//! Nothing is opened before the first socket is promoted ([`start`]). From then on application
+//! threads turn the shards while they wait ([`crew`], [`wait`]), and a steward thread does while
+//! they are away ([`steward`]). The child of a fork starts from nothing.
+//!
+//! Lock order: a description's watchers → an epoll set → a description's own lock → a shard.
+//! No lock of these is held while a shard's wakeups are delivered.
+#![forbid(unsafe_code)]
+
+pub(crate) mod block;
+pub(crate) mod crew;
+pub(crate) mod engine;
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod lane;
+mod place;
+mod start;
+pub(crate) mod steward;
+#[cfg(test)]
+mod tests;
+pub(crate) mod thread;
+pub(crate) mod wait;
+pub(crate) mod wake;
+
+use core::net::{IpAddr, SocketAddr};
+use core::ops::RangeInclusive;
+
+use self::crew::Crew;
+use self::place::Place;
+use self::thread::with_me;
+use super::description::Pin;
+use super::reason::Reason;
+use crate::stack::{Ready, Shard};
+use crate::sys::{Errno, Leaked};
+use crate::tcp;
+use crate::time::{Clock, Instant, SystemClock};
+
+pub use start::start;
+
+/// What a started process has. Lives for ever: threads may be in the middle of it.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    crew: Crew<Shard>,
+    place: Place,
+}
+
+static RUNTIME: Leaked<Runtime> = Leaked::new();
+
+/// Waits until a description has some readiness in `interest` (`ERR` and `HUP` always count).
+/// For a listener the kernel half (`pin.fd()`) counts as `IN` too, and it works without shards.
+///
+/// # Errors
+///
+/// `EAGAIN` at the deadline, `EINTR` if a signal was handled, `EBADF` if the description is
+/// closed.
+pub fn wait(pin: &Pin, interest: Ready, deadline: Option<Instant>) -> Result<Ready, Errno> {
+    match RUNTIME.get() {
+        Some(runtime) => block::wait_on(&runtime.crew, pin, interest, deadline, super::ready),
+        None => block::wait_in_kernel(pin, deadline),
+    }
+}
+
+/// Something was queued on a shard by a call. In an event loop it is left to the thread's next
+/// wait, which sends what all its events have queued together (LUNA §5.1, batch-r2c); elsewhere
+/// it is sent now.
+#[inline]
+pub fn after_write(shard: usize) {
+    let Some(runtime) = RUNTIME.get() else { return };
+    with_me(|me| {
+        if me.queued(shard) {
+            runtime.crew.flush(me, shard);
+        }
+    });
+}
+
+/// A non-blocking call found nothing. True: the shard has been turned, look again. A program
+/// that asks without ever waiting would otherwise see only what the steward brings.
+pub fn turn_for(shard: usize) -> bool {
+    let Some(runtime) = RUNTIME.get() else {
+        return false;
+    };
+    let Some(lane) = runtime.crew.lanes().get(shard) else {
+        return false;
+    };
+    with_me(|me| {
+        let turn = me.missed();
+        if turn {
+            me.turns();
+            runtime.crew.turn_lane(me, lane, SystemClock.now());
+        }
+        turn
+    })
+}
+
+/// Runs `f` on a shard; `None` if the runtime is not up.
+#[inline]
+pub fn with_shard<R: Send>(index: usize, f: impl FnOnce(&mut Shard) -> R + Send) -> Option<R> {
+    RUNTIME.get()?.crew.lanes().get(index)?.with(f)
+}
+
+/// How many shards there are; 0 before the start.
+pub fn shards() -> usize {
+    RUNTIME
+        .get()
+        .map_or(0, |runtime| runtime.crew.lanes().len())
+}
+
+/// The present.
+#[inline]
+pub fn now() -> Instant {
+    SystemClock.now()
+}
+
+/// Whether an address is one of the device's.
+pub fn is_device_address(ip: IpAddr) -> bool {
+    RUNTIME
+        .get()
+        .is_some_and(|runtime| runtime.place.has_address(ip))
+}
+
+/// The source address for connections to `remote`, if the way there is over the device.
+///
+/// # Errors
+///
+/// Why not: `LocalDestination`, `OtherRoute`; `NotStarted`.
+pub fn source_for(remote: IpAddr) -> Result<IpAddr, Reason> {
+    RUNTIME
+        .get()
+        .ok_or(Reason::NotStarted)?
+        .place
+        .source_for(remote)
+}
+
+/// The client ports that this process has leased.
+pub fn client_ports() -> Option<RangeInclusive<u16>> {
+    RUNTIME.get()?.place.client_ports()
+}
+
+/// The shard that receives what `remote` sends to the client port of `local`. With several
+/// shards the receive queue of a reply is the link's choice, and no port is leased.
+pub fn client_shard(local: SocketAddr, remote: SocketAddr) -> usize {
+    let _ = (local, remote);
+    0
+}
+
+/// Steers a listening port to the shards (counted: as often as it is unsteered).
+///
+/// # Errors
+///
+/// One line that says what was refused.
+pub fn steer_port(port: u16) -> Result<(), String> {
+    let runtime = RUNTIME
+        .get()
+        .ok_or_else(|| "the stack is not running".to_owned())?;
+    runtime.place.steer(port)
+}
+
+/// Undoes one [`steer_port`].
+pub fn unsteer_port(port: u16) {
+    if let Some(runtime) = RUNTIME.get() {
+        runtime.place.unsteer(port);
+    }
+}
+
+/// The settings of a connection before its socket's options are applied: MSS of the link,
+/// timeouts of the configuration.
+pub fn base_config(remote: Option<IpAddr>) -> tcp::Config {
+    let mut config = tcp::Config::default();
+    if let Some(runtime) = RUNTIME.get() {
+        config.mss_local = runtime.place.mss(remote);
+    }
+    config
+}
+
+/// Before a `fork`, in the thread that calls it. Nothing is locked: the child reads none of
+/// what another thread may be changing.
+pub fn before_fork() {}
+
+/// After a `fork`, in the parent.
+pub fn after_fork_parent() {}
+
+/// After a `fork`, in the child: forgets the parent's shards without touching them, and closes
+/// this process's copies of their descriptors, which would keep the link's queues and program
+/// alive after the parent.
+pub fn after_fork_child() {
+    if let Some(runtime) = RUNTIME.get() {
+        RUNTIME.clear();
+        runtime.place.close_inherited();
+    }
+    start::reset();
+    for pin in super::description::all() {
+        if let Some(set) = pin.set() {
+            set.after_fork_in_child();
+        }
+    }
+}
+
+/// The crew, once the runtime is up.
+pub(crate) fn crew() -> Option<&'static Crew<Shard>> {
+    RUNTIME.get().map(|runtime| &runtime.crew)
+}
+
+/// Sends what this thread has left for its next turn: it waits elsewhere.
+pub(crate) fn flush_deferred() {
+    if let Some(runtime) = RUNTIME.get() {
+        with_me(|me| runtime.crew.flush_deferred(me));
+    }
+}

@@ -1,0 +1,240 @@
+use std::sync::Arc;
+
+use super::block::wait_on;
+use super::crew::{Crew, Manner};
+use super::fake::{self, FakeShard, Hired, SOON, attach, socket};
+use super::thread::with_me;
+use crate::socket::description::{Pin, release};
+use crate::socket::table;
+use crate::stack::Ready;
+use crate::sys::{self, Errno, PollFd, SignalSet, signals};
+use crate::time::{Clock, Duration, SystemClock};
+
+fn level(pin: &Pin) -> Ready {
+    fake::level(pin.id()).unwrap_or_default()
+}
+
+fn wait_in(crew: &Crew<FakeShard>, pin: &Pin, span: Duration) -> Result<Ready, Errno> {
+    wait_on(crew, pin, Ready::IN, Some(SystemClock.now() + span), level)
+}
+
+fn no_spin() -> Manner {
+    Manner { spin: Duration::ZERO, ..Manner::default() }
+}
+
+#[test]
+fn a_frame_ends_the_wait_of_the_thread_that_turns() {
+    for manner in [Manner::default(), no_spin(), Manner { busy: true, ..Manner::default() }] {
+        let (crew, links) = fake::crew(1, manner);
+        let pin = socket();
+        let _fd = attach(&pin);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
+            links[0].until("a turn", |link| link.turns() > 0);
+            links[0].send(pin.id(), Ready::IN);
+            assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
+        });
+    }
+}
+
+#[test]
+fn the_deadline_ends_a_wait_and_not_before() {
+    let (crew, _links) = fake::crew(1, no_spin());
+    let pin = socket();
+    let _fd = attach(&pin);
+    let span = Duration::from_millis(20);
+    let start = SystemClock.now();
+    assert_eq!(wait_in(&crew, &pin, span), Err(Errno::AGAIN));
+    assert!(SystemClock.now() >= start + span);
+    assert_eq!(wait_in(&crew, &pin, Duration::ZERO), Err(Errno::AGAIN));
+}
+
+#[test]
+fn close_ends_a_wait() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let pin = socket();
+    let fd = attach(&pin);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
+        links[0].until("a turn", |link| link.turns() > 0);
+        release(table::remove(fd).unwrap());
+        assert_eq!(waiter.join().unwrap(), Err(Errno::BADF));
+    });
+}
+
+#[test]
+fn many_sleepers_on_one_shard_are_all_served() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let _steward = Hired::new(&crew);
+    let pins: Vec<Pin> = (0..6).map(|_| socket()).collect();
+    let _fds: Vec<_> = pins.iter().map(attach).collect();
+    std::thread::scope(|scope| {
+        let waiters: Vec<_> = pins
+            .iter()
+            .map(|pin| scope.spawn(|| (0..50).map(|_| {
+                let got = wait_in(&crew, pin, SOON);
+                fake::set_level(pin.id().to_bits(), Ready::empty());
+                got
+            }).collect::<Vec<_>>()))
+            .collect();
+        // Last come, first served, so that followers are woken by a leader that stays.
+        while waiters.iter().any(|waiter| !waiter.is_finished()) {
+            for pin in pins.iter().rev() {
+                links[0].send(pin.id(), Ready::IN);
+            }
+            std::thread::yield_now();
+        }
+        for waiter in waiters {
+            assert_eq!(waiter.join().unwrap(), vec![Ok(Ready::IN); 50]);
+        }
+    });
+}
+
+#[test]
+fn a_leader_that_leaves_is_replaced() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let _steward = Hired::new(&crew);
+    let (first, second) = (socket(), socket());
+    let _fds = [attach(&first), attach(&second)];
+    std::thread::scope(|scope| {
+        let leader = scope.spawn(|| wait_in(&crew, &first, SOON));
+        links[0].until("the leader", |link| link.turns() > 0);
+        let follower = scope.spawn(|| wait_in(&crew, &second, SOON));
+        links[0].until("the follower", |link| link.turns() > 1);
+        links[0].send(first.id(), Ready::IN);
+        assert_eq!(leader.join().unwrap(), Ok(Ready::IN));
+        links[0].send(second.id(), Ready::IN);
+        assert_eq!(follower.join().unwrap(), Ok(Ready::IN));
+    });
+}
+
+#[test]
+fn each_of_many_shards_is_watched_by_one_sleeper() {
+    let (crew, links) = fake::crew(4, no_spin());
+    let pin = socket();
+    let _fd = attach(&pin);
+    for link in &links {
+        fake::set_level(pin.id().to_bits(), Ready::empty());
+        std::thread::scope(|scope| {
+            let before = link.turns();
+            let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
+            link.until("a turn", |link| link.turns() > before);
+            link.send(pin.id(), Ready::IN);
+            assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
+        });
+    }
+}
+
+#[test]
+fn the_steward_takes_over_from_an_absent_program() {
+    let (crew, links) = fake::crew(1, Manner::default());
+    let _steward = Hired::new(&crew);
+    let pin = socket();
+    let me = std::thread::current().id();
+    links[0].send(pin.id(), Ready::IN);
+    links[0].until("the steward's turn", |link| link.turner().is_some_and(|t| t != me));
+    links[0].until("delivery", |_| level(&pin) == Ready::IN);
+    // And it keeps time.
+    let soon = SystemClock.now() + Duration::from_millis(3);
+    crew.lanes()[0].with(|shard| shard.set_timer(soon)).unwrap();
+    links[0].until("the timer", |link| link.fired() == 1);
+}
+
+#[test]
+fn a_steward_with_nothing_to_do_does_not_wake_up() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let _steward = Hired::new(&crew);
+    let pin = socket();
+    let _fd = attach(&pin);
+    // The application sleeps in a wait for a while: nobody turns.
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
+        links[0].until("a turn", |link| link.turns() > 0);
+        links[0].until("the end of ticking", |_| crew.steward_is_asleep());
+        let before = links[0].turns();
+        let pause = SystemClock.now() + Duration::from_millis(50);
+        links[0].until("a pause", |_| SystemClock.now() >= pause);
+        assert_eq!(links[0].turns(), before);
+        links[0].send(pin.id(), Ready::IN);
+        assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
+    });
+}
+
+#[test]
+fn a_timer_set_by_another_thread_wakes_the_leader_in_time() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let pin = socket();
+    let _fd = attach(&pin);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
+        links[0].until("a turn", |link| link.turns() > 0);
+        let soon = SystemClock.now() + Duration::from_millis(2);
+        crew.lanes()[0].with(|shard| shard.set_timer(soon)).unwrap();
+        links[0].until("the timer", |link| link.fired() == 1);
+        links[0].send(pin.id(), Ready::IN);
+        assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
+    });
+}
+
+#[test]
+fn deferred_writes_leave_with_the_next_turn_or_flush() {
+    let (crew, links) = fake::crew(1, Manner::default());
+    with_me(|me| {
+        me.set_in_loop(true);
+        assert!(!me.queued(0));
+        crew.flush_deferred(me);
+        assert_eq!(links[0].flushes(), 1);
+        crew.flush_deferred(me);
+        assert_eq!(links[0].flushes(), 1, "nothing is left");
+        assert!(!me.queued(0));
+        crew.turn(me);
+        crew.flush_deferred(me);
+        assert_eq!((links[0].flushes(), links[0].turns()), (1, 1));
+        me.set_in_loop(false);
+    });
+}
+
+/// A handler runs in a thread that waits. One test only, for the handler is the process's.
+#[test]
+fn signals_end_waits_as_the_kernel_has_it() {
+    let install = |flags| signals::handle(libc::SIGUSR2, flags);
+    let (crew, links) = fake::crew(1, no_spin());
+    let pin = socket();
+    let _fd = attach(&pin);
+    let interrupt = |deadline: Option<Duration>| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                sender.send(signals::this_thread()).unwrap();
+                let deadline = deadline.map(|span| SystemClock.now() + span);
+                wait_on(&crew, &pin, Ready::IN, deadline, level)
+            });
+            let thread = receiver.recv().unwrap();
+            // Before it sleeps, the signal would be as good as one before the call.
+            links[0].until("sleep", |_| crew.lanes()[0].is_slept_on());
+            signals::send(thread, libc::SIGUSR2);
+            waiter.join().unwrap()
+        })
+    };
+    install(0);
+    assert_eq!(interrupt(None), Err(Errno::INTR));
+    assert_eq!(interrupt(Some(SOON)), Err(Errno::INTR));
+    // Held signals are let through at the end of the wait.
+    let old = sys::signal_mask();
+    assert_eq!(wait_in(&crew, &pin, Duration::from_millis(1)), Err(Errno::AGAIN));
+    assert_eq!(sys::signal_mask(), old);
+}
+
+#[test]
+fn sleeping_has_the_callers_mask() {
+    let (crew, _links) = fake::crew(1, no_spin());
+    let bell = super::wake::Wake::new().unwrap();
+    let mut fds: Vec<PollFd> = Vec::new();
+    with_me(|me| {
+        let soon = SystemClock.now() + Duration::from_millis(1);
+        assert_eq!(crew.sleep(me, &bell, &mut fds, soon, SignalSet::ALL), Ok(()));
+        assert!(fds.is_empty());
+        crew.leave(me, soon);
+    });
+    let _ = Arc::strong_count(&crew);
+}

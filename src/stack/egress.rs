@@ -1,0 +1,170 @@
+//! From what connections want to send to frames in the device's ring.
+#![forbid(unsafe_code)]
+
+use core::net::IpAddr;
+
+use arrayvec::ArrayVec;
+
+use super::counters::Drop;
+use super::link::Hop;
+use super::shard::{Mark, Shard};
+use crate::control::RouteError;
+use crate::device::{Pieces, TxFrame};
+use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
+use crate::tcp::State;
+use crate::time::Instant;
+use crate::wire::checksum::Checksum;
+use crate::wire::ip::PROTOCOL_TCP;
+use crate::wire::{Ecn, IpHeader, TcpHeader};
+
+/// What our packets start with; Linux's `ip_default_ttl`.
+const HOP_LIMIT: u8 = 64;
+
+impl Shard {
+    /// Polls every connection that may have something to send and hands the frames to the
+    /// device. Returns how many frames it took.
+    pub(super) fn egress(&mut self, now: Instant) -> usize {
+        let mut dirty = core::mem::take(&mut self.dirty);
+        let mut visited = 0;
+        for &index in &dirty {
+            if self.tx.len() >= TX_QUEUE_FRAMES {
+                break;
+            }
+            visited += 1;
+            self.transmit(now, index);
+        }
+        // What was marked meanwhile, or could not be visited, is for the next time.
+        dirty.drain(..visited);
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+        if self.tx.is_empty() {
+            return 0;
+        }
+        self.device.tx_burst(&mut self.pool, &mut self.tx)
+    }
+
+    /// Sends what one connection has to send, re-arms its timer, and lets it go if it is over.
+    fn transmit(&mut self, now: Instant, index: u32) {
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
+        slot.marks.remove(Mark::DIRTY);
+        let ends = (slot.local.ip(), slot.remote.ip());
+        for _ in 0..SEGMENTS_PER_VISIT {
+            let Some(slot) = self.slots.at_mut(index) else {
+                return;
+            };
+            let Some(segment) = slot.conn.poll_transmit(now) else {
+                self.settle(now, index);
+                return;
+            };
+            let hop = self.link.hop(now, ends.0, ends.1, &mut slot.hop);
+            let obstacle = match hop {
+                Hop::Ready(_) => None,
+                Hop::Unreachable(e) => Some(*e),
+                // Only when our own question has gone unanswered, and only to give up connecting.
+                Hop::Unresolved(ip) => (segment.retransmission
+                    && slot.conn.state() == State::SynSent
+                    && self.link.neighbour_failed(*ip))
+                .then_some(RouteError::Unreachable),
+            };
+            if let Some(e) = obstacle {
+                self.unreachable(now, index, e);
+                self.settle(now, index);
+                return;
+            }
+            // A reference or two, not a copy of the bytes.
+            let hop = hop.clone();
+            self.stats.segments_out += 1;
+            self.stats.retransmits += u64::from(segment.retransmission);
+            self.send_frame(
+                now,
+                ends,
+                &hop,
+                &segment.header,
+                segment.payload,
+                segment.ecn,
+            );
+        }
+        self.mark_dirty(index);
+    }
+
+    /// Builds a frame around a segment and queues it for the device, or behind its neighbour.
+    pub(super) fn send_frame(
+        &mut self,
+        now: Instant,
+        ends: (IpAddr, IpAddr),
+        hop: &Hop,
+        header: &TcpHeader,
+        payload: Pieces,
+        ecn: Ecn,
+    ) {
+        let (template, waits_for) = match hop {
+            Hop::Ready(template) => (template.clone(), None),
+            Hop::Unresolved(ip) => (self.link.blank_template(ends.0), Some(*ip)),
+            Hop::Unreachable(_) => {
+                self.stats.count_drop(Drop::NoRoute);
+                return;
+            }
+        };
+        let mut bytes = ArrayVec::new();
+        bytes.extend(template.ethernet);
+        let payload_len: usize = payload.iter().map(|p| p.len()).sum();
+        let tcp_len = header.emitted_len() + payload_len;
+        let ip = IpHeader {
+            src: ends.0,
+            dst: ends.1,
+            dscp: 0,
+            ecn,
+            hop_limit: HOP_LIMIT,
+            protocol: PROTOCOL_TCP,
+            payload_len: tcp_len,
+        };
+        ip.emit(&mut bytes);
+        let tcp_at = bytes.len();
+        header.emit(0, &mut bytes);
+        let mut sum = Checksum::pseudo_header(ends.0, ends.1, PROTOCOL_TCP, tcp_len as u32);
+        let offload = self.capabilities.tx_checksum;
+        if !offload {
+            sum.add(bytes.get(tcp_at..).unwrap_or(&[]));
+            for piece in &payload {
+                sum.add(piece.as_bytes());
+            }
+        }
+        let value = if offload { sum.folded() } else { sum.finish() };
+        if let Some(field) = bytes.get_mut(tcp_at + 16..tcp_at + 18) {
+            field.copy_from_slice(&value.to_be_bytes());
+        }
+        let frame = TxFrame {
+            header: bytes,
+            payload,
+            checksum_offload: offload,
+        };
+        match waits_for {
+            None => self.tx.push_back(frame),
+            Some(ip) => self.link.wait_for_neighbour(now, ip, frame),
+        }
+    }
+
+    /// There is no way to the peer at the moment. That ends an attempt to connect, and is only a
+    /// setback for a connection that was open.
+    ///
+    //= RFC 9293 §3.9.2.2
+    //# "Since these Unreachable messages indicate soft error conditions, a TCP implementation
+    //# MUST NOT abort the connection (MUST-56)"
+    fn unreachable(&mut self, now: Instant, index: u32, why: RouteError) {
+        self.stats.count_drop(Drop::NoRoute);
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
+        if slot.conn.state() == State::SynSent {
+            slot.error = Some(match why {
+                RouteError::Unreachable => super::ConnError::HostUnreachable,
+                _ => super::ConnError::NetUnreachable,
+            });
+            slot.conn.abort(now);
+            while slot.conn.poll_transmit(now).is_some() {}
+            self.after_input(now, index);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! From a frame to the connection, listener or TIME-WAIT record that it belongs to.
+#![forbid(unsafe_code)]
+
+use core::net::{IpAddr, SocketAddr};
+
+use super::counters::Drop;
+use super::flow_table::{Flow, FlowKey};
+use super::link::is_tcp_endpoint;
+use super::shard::Shard;
+use crate::device::{Pieces, RxFrame};
+use crate::tcp::{self, Disposition, SegmentIn};
+use crate::time::Instant;
+use crate::wire::checksum::Checksum;
+use crate::wire::ip::PROTOCOL_TCP;
+use crate::wire::{Ecn, EtherType, EthernetHeader, IpHeader, ParseError, TcpHeader};
+
+/// How far after a connection in TIME-WAIT its successor begins: a window further on (RFC 6191).
+const REUSE_GAP: u32 = 65_537;
+
+/// A TCP segment with the addresses of the packet that it came in.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) header: TcpHeader,
+    pub(super) payload: Pieces,
+    pub(super) payload_len: u32,
+    pub(super) ecn: Ecn,
+}
+
+impl From<ParseError> for Drop {
+    fn from(e: ParseError) -> Self {
+        match e {
+            ParseError::Truncated => Self::Truncated,
+            ParseError::Malformed => Self::Malformed,
+            ParseError::Checksum => Self::Checksum,
+            ParseError::Unsupported => Self::Unsupported,
+        }
+    }
+}
+
+/// Cuts a frame down to its TCP payload and checks everything in front of it.
+fn parse(mut frame: RxFrame, partial_checksums: bool) -> Result<Arrived, Drop> {
+    let frame_len: usize = frame.pieces.iter().map(|p| p.len()).sum();
+    let first = frame.pieces.first().ok_or(Drop::Truncated)?.as_bytes();
+    let (ethernet, ethernet_len) = EthernetHeader::parse(first)?;
+    if ethernet.vlan.is_some() {
+        return Err(Drop::Unsupported);
+    }
+    let ip_bytes = first.get(ethernet_len..).unwrap_or(&[]);
+    let ip_total = frame_len.saturating_sub(ethernet_len);
+    let (ip, ip_len) = match ethernet.ether_type {
+        EtherType::Ipv4 => IpHeader::parse_v4(ip_bytes, ip_total)?,
+        EtherType::Ipv6 => IpHeader::parse_v6(ip_bytes, ip_total)?,
+        EtherType::Arp | EtherType::Other(_) => return Err(Drop::Unsupported),
+    };
+    if ip.protocol != PROTOCOL_TCP {
+        return Err(Drop::Unsupported);
+    }
+    if !is_tcp_endpoint(ip.src) || !is_tcp_endpoint(ip.dst) || ip.src == ip.dst {
+        return Err(Drop::Address);
+    }
+    let (header, tcp_len) = TcpHeader::parse(ip_bytes.get(ip_len..).unwrap_or(&[]))?;
+    let payload_len = ip.payload_len.checked_sub(tcp_len).ok_or(Drop::Truncated)?;
+    let segment_at = ethernet_len + ip_len;
+    trim(&mut frame.pieces, segment_at, ip.payload_len);
+    if !frame.checksum_ok {
+        verify_checksum(&frame.pieces, &ip, partial_checksums)?;
+    }
+    trim(&mut frame.pieces, tcp_len, payload_len);
+    Ok(Arrived {
+        local: SocketAddr::new(ip.dst, header.dst_port),
+        remote: SocketAddr::new(ip.src, header.src_port),
+        header,
+        payload: frame.pieces,
+        payload_len: payload_len as u32,
+        ecn: ip.ecn,
+    })
+}
+
+/// Keeps `len` bytes from `skip` on. What lies behind is Ethernet padding.
+fn trim(pieces: &mut Pieces, mut skip: usize, mut len: usize) {
+    for piece in pieces.iter_mut() {
+        let cut = skip.min(piece.len());
+        piece.advance(cut);
+        skip -= cut;
+        piece.truncate(len);
+        len -= piece.len();
+    }
+    pieces.retain(|p| !p.is_empty());
+}
+
+//= RFC 9293 §3.1
+//# "The receiver MUST check (MUST-3) [the checksum]."
+fn verify_checksum(segment: &Pieces, ip: &IpHeader, partial: bool) -> Result<(), Drop> {
+    let pseudo = Checksum::pseudo_header(ip.src, ip.dst, PROTOCOL_TCP, ip.payload_len as u32);
+    // A sender on the same host that counts on checksum offload leaves the folded sum of the
+    // pseudo-header in the field, and a virtual link does not complete it. Such a segment never
+    // was on a wire: accept exactly that value, where the link is known to be virtual.
+    if partial
+        && let Some(&[a, b]) = segment.first().and_then(|p| p.as_bytes().get(16..18))
+        && u16::from_be_bytes([a, b]) == pseudo.folded()
+    {
+        return Ok(());
+    }
+    let mut sum = pseudo;
+    for piece in segment {
+        sum.add(piece.as_bytes());
+    }
+    if sum.finish() == 0 {
+        Ok(())
+    } else {
+        Err(Drop::Checksum)
+    }
+}
+
+impl Shard {
+    /// Runs one received frame through the stack.
+    pub(super) fn ingress(&mut self, now: Instant, frame: RxFrame) {
+        match parse(frame, self.partial_checksums) {
+            Ok(arrived) => self.segment_arrives(now, arrived),
+            Err(reason) => self.stats.count_drop(reason),
+        }
+    }
+
+    fn segment_arrives(&mut self, now: Instant, arrived: Arrived) {
+        if !self.link.is_ours(arrived.local.ip()) {
+            self.stats.count_drop(Drop::Address);
+            return;
+        }
+        self.stats.segments_in += 1;
+        let key = FlowKey::new(arrived.local, arrived.remote);
+        match self.flows.get(&key) {
+            Some(Flow::Connection(index)) => self.segment_for_connection(now, index, arrived),
+            Some(Flow::TimeWait(index)) => self.segment_for_time_wait(now, index, arrived),
+            None => self.segment_for_listener(now, arrived, None),
+        }
+    }
+
+    pub(super) fn segment_for_connection(
+        &mut self,
+        now: Instant,
+        index: u32,
+        mut arrived: Arrived,
+    ) {
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
+        let disposition = slot.conn.on_segment(
+            now,
+            SegmentIn {
+                header: &arrived.header,
+                payload: &mut arrived.payload,
+                payload_len: arrived.payload_len,
+                ecn: arrived.ecn,
+            },
+        );
+        match disposition {
+            Disposition::Continue => {}
+            Disposition::Reset(reply) => self.reply(now, arrived.local, arrived.remote, &reply),
+            Disposition::Orphan => self.reset(now, &arrived),
+            Disposition::Reopen => {
+                let next = slot.conn.time_wait_seed().snd_nxt;
+                self.forget(index);
+                self.segment_for_listener(now, arrived, Some(next + REUSE_GAP));
+                return;
+            }
+        }
+        self.after_input(now, index);
+    }
+
+    //= RFC 9293 §3.5.2
+    //# "If the connection does not exist (CLOSED), then a reset is sent in response to any
+    //# incoming segment except another reset."
+    pub(super) fn reset(&mut self, now: Instant, arrived: &Arrived) {
+        self.stats.segments_unknown += 1;
+        if let Some(header) = tcp::reset_for(&arrived.header, arrived.payload_len) {
+            self.stats.resets_out += 1;
+            self.reply(now, arrived.local, arrived.remote, &header);
+        }
+    }
+
+    /// Sends a segment without data that belongs to no connection block.
+    pub(super) fn reply(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        header: &TcpHeader,
+    ) {
+        let mut cache = super::link::HopCache::default();
+        let hop = self
+            .link
+            .hop(now, local.ip(), remote.ip(), &mut cache)
+            .clone();
+        self.send_frame(
+            now,
+            (local.ip(), remote.ip()),
+            &hop,
+            header,
+            Pieces::new(),
+            Ecn::NotEct,
+        );
+    }
+}
+
+/// Both addresses of a packet are of one family by construction.
+pub(super) const fn default_mss(ip: IpAddr) -> u16 {
+    match ip {
+        IpAddr::V4(_) => tcp::MSS_DEFAULT_V4,
+        IpAddr::V6(_) => tcp::MSS_DEFAULT_V6,
+    }
+}

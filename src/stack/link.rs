@@ -1,0 +1,257 @@
+//! The way from a connection to its peer's hardware address, as the control plane sees it now.
+//!
+//! Owns the shard's picture of the control plane and the frames that wait for a neighbour. The
+//! picture is replaced when its generation changes, which costs one load per turn.
+#![forbid(unsafe_code)]
+
+use core::net::{IpAddr, Ipv6Addr};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use crate::control::{ControlHandle, Neighbour, RouteError, Tables};
+use crate::device::TxFrame;
+use crate::limits::FRAMES_AWAITING_NEIGHBOUR_MAX;
+use crate::time::{Duration, Instant};
+use crate::wire::{EtherType, EthernetHeader, Mac};
+
+/// How often a neighbour in use is confirmed to the kernel, which sees none of our traffic.
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
+/// How long a frame waits for a neighbour before it is dropped: the kernel's three probes.
+const RESOLVE_FOR: Duration = Duration::from_secs(3);
+
+/// The Ethernet header of every frame to one peer, ready to be copied in front of it.
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    pub(super) ethernet: ArrayVec<u8, 18>,
+}
+
+/// How far the way to a peer is known.
+#[derive(Clone, Debug)]
+pub(super) enum Hop {
+    /// Frames can go.
+    Ready(Template),
+    /// The neighbour at this address is not known yet.
+    Unresolved(IpAddr),
+    /// There is no way over this link.
+    Unreachable(RouteError),
+}
+
+/// A connection's cached [`Hop`].
+#[derive(Debug, Default)]
+pub(super) struct HopCache {
+    hop: Option<Hop>,
+    generation: u64,
+    next_hop: Option<IpAddr>,
+    confirm_at: Instant,
+}
+
+struct Waiting {
+    next_hop: IpAddr,
+    until: Instant,
+    frame: TxFrame,
+}
+
+/// The shard's side of the control plane.
+pub(super) struct Link {
+    control: Arc<ControlHandle>,
+    tables: Arc<Tables>,
+    generation: u64,
+    ifindex: u32,
+    mac: Mac,
+    mtu: u32,
+    waiting: VecDeque<Waiting>,
+}
+
+impl core::fmt::Debug for Link {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Link")
+            .field("ifindex", &self.ifindex)
+            .field("mac", &self.mac)
+            .finish()
+    }
+}
+
+impl Link {
+    pub(super) fn new(control: Arc<ControlHandle>, ifindex: u32) -> Self {
+        let tables = control.tables();
+        let generation = control.generation();
+        let mut link = Self {
+            control,
+            tables,
+            generation,
+            ifindex,
+            mac: Mac::default(),
+            mtu: 1500,
+            waiting: VecDeque::new(),
+        };
+        link.read_link();
+        link
+    }
+
+    fn read_link(&mut self) {
+        if let Some(link) = self.tables.link(self.ifindex) {
+            self.mac = link.mac.unwrap_or_default();
+            self.mtu = link.mtu;
+        }
+    }
+
+    /// Takes over a newer picture if there is one; whether there was.
+    pub(super) fn refresh(&mut self) -> bool {
+        let generation = self.control.generation();
+        if generation == self.generation {
+            return false;
+        }
+        self.generation = generation;
+        self.tables = self.control.tables();
+        self.read_link();
+        true
+    }
+
+    /// Whether `ip` is an address that packets for us come to.
+    pub(super) fn is_ours(&self, ip: IpAddr) -> bool {
+        self.tables.is_local(ip)
+    }
+
+    /// The longest IP packet that may go to `dst`.
+    pub(super) fn path_mtu(&self, dst: IpAddr) -> u32 {
+        let route = self.tables.route_on(dst, Some(self.ifindex));
+        route
+            .ok()
+            .and_then(|r| r.mtu)
+            .unwrap_or(self.mtu)
+            .min(self.mtu)
+    }
+
+    /// The way from `src` to `dst`, from `cache` if that is still true.
+    pub(super) fn hop<'a>(
+        &self,
+        now: Instant,
+        src: IpAddr,
+        dst: IpAddr,
+        cache: &'a mut HopCache,
+    ) -> &'a Hop {
+        if cache.generation != self.generation || cache.hop.is_none() {
+            cache.generation = self.generation;
+            cache.hop = None;
+        }
+        if now >= cache.confirm_at
+            && let Some(ip) = cache.next_hop
+        {
+            cache.confirm_at = now + CONFIRM_EVERY;
+            let _rate_limited = self.control.request_confirm(now, self.ifindex, ip);
+        }
+        let HopCache { hop, next_hop, .. } = cache;
+        hop.get_or_insert_with(|| {
+            let found = self.find(src, dst);
+            *next_hop = match &found {
+                Ok((ip, _)) => Some(*ip),
+                Err(_) => None,
+            };
+            match found {
+                Ok((_, Some(template))) => Hop::Ready(template),
+                Ok((ip, None)) => Hop::Unresolved(ip),
+                Err(e) => Hop::Unreachable(e),
+            }
+        })
+    }
+
+    fn find(&self, src: IpAddr, dst: IpAddr) -> Result<(IpAddr, Option<Template>), RouteError> {
+        let route = self.tables.route_on(dst, Some(self.ifindex))?;
+        if route.local {
+            return Err(RouteError::NoRoute);
+        }
+        let next_hop = route.gateway.unwrap_or(dst);
+        let template = match self.tables.neighbour(self.ifindex, next_hop) {
+            Neighbour::Known(mac, _) => Some(self.template(src, mac)),
+            Neighbour::Failed | Neighbour::Unknown => None,
+        };
+        Ok((next_hop, template))
+    }
+
+    fn template(&self, src: IpAddr, dst: Mac) -> Template {
+        let ether_type = if src.is_ipv4() {
+            EtherType::Ipv4
+        } else {
+            EtherType::Ipv6
+        };
+        let mut ethernet = ArrayVec::new();
+        EthernetHeader {
+            dst,
+            src: self.mac,
+            vlan: None,
+            ether_type,
+        }
+        .emit(&mut ethernet);
+        Template { ethernet }
+    }
+
+    /// Keeps a frame, whose Ethernet header is still blank, until its neighbour is known; asks
+    /// the kernel to find it. The oldest frame gives way when there are too many.
+    pub(super) fn wait_for_neighbour(&mut self, now: Instant, next_hop: IpAddr, frame: TxFrame) {
+        if self.waiting.len() >= FRAMES_AWAITING_NEIGHBOUR_MAX {
+            self.waiting.pop_front();
+        }
+        let _rate_limited = self.control.request_resolve(now, self.ifindex, next_hop);
+        self.waiting.push_back(Waiting {
+            next_hop,
+            until: now + RESOLVE_FOR,
+            frame,
+        });
+    }
+
+    /// Moves frames whose neighbour has become known to `out`, and drops those that waited too
+    /// long. Returns whether any frame still waits.
+    pub(super) fn release_waiting(&mut self, now: Instant, out: &mut VecDeque<TxFrame>) -> bool {
+        for _ in 0..self.waiting.len() {
+            let Some(mut waiting) = self.waiting.pop_front() else {
+                break;
+            };
+            match self.tables.neighbour(self.ifindex, waiting.next_hop) {
+                Neighbour::Known(mac, _) => {
+                    let (dst, rest) = waiting.frame.header.split_at_mut(6);
+                    dst.copy_from_slice(&mac.0);
+                    if let Some(src) = rest.first_chunk_mut::<6>() {
+                        *src = self.mac.0;
+                    }
+                    out.push_back(waiting.frame);
+                }
+                // A failure may be an old one: the kernel has been asked again.
+                Neighbour::Failed | Neighbour::Unknown if now >= waiting.until => {}
+                Neighbour::Failed | Neighbour::Unknown => self.waiting.push_back(waiting),
+            }
+        }
+        !self.waiting.is_empty()
+    }
+
+    /// Whether the kernel has tried to find the neighbour at `ip` and failed.
+    pub(super) fn neighbour_failed(&self, ip: IpAddr) -> bool {
+        matches!(self.tables.neighbour(self.ifindex, ip), Neighbour::Failed)
+    }
+
+    /// The Ethernet header for a frame whose neighbour is unknown: blank addresses.
+    pub(super) fn blank_template(&self, src: IpAddr) -> Template {
+        self.template(src, Mac::default())
+    }
+}
+
+/// Whether a packet from or to this address can belong to a TCP connection at all.
+///
+//= RFC 9293 §3.9.2.3
+//# "An incoming SYN with an invalid source address MUST be ignored either by TCP or by the IP
+//# layer (MUST-63)."
+//= RFC 9293 §3.9.2.3
+//# "A TCP implementation MUST silently discard an incoming SYN segment that is addressed to a
+//# broadcast or multicast address (MUST-57)."
+pub(super) fn is_tcp_endpoint(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => {
+            !(a.is_unspecified() || a.is_multicast() || a.is_broadcast() || a.is_loopback())
+        }
+        IpAddr::V6(a) => {
+            !(a.is_unspecified() || a.is_multicast() || a == Ipv6Addr::LOCALHOST)
+                && a.to_ipv4_mapped().is_none()
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What the layer above does with a connection: open, send, receive, close, ask.
+#![forbid(unsafe_code)]
+
+use core::net::SocketAddr;
+use std::io::{IoSlice, IoSliceMut};
+
+use super::api::{
+    Close, ConnError, ConnId, ConnInfo, OpenError, Ready, RecvError, RecvMode, SendError,
+};
+use super::flow_table::{Flow, FlowKey};
+use super::link::HopCache;
+use super::listeners::NO_LISTENER;
+use super::shard::{Mark, Shard, Slot};
+use super::slab::SlabKey;
+use crate::tcp::{Config, Connection, Payload, Ports, State};
+use crate::time::Instant;
+use crate::zbuf::Slice;
+
+/// Room in front of copied payload for Ethernet, IP and TCP headers, so that a segment that is
+/// one object's payload goes out as one piece. A multiple of a cache line.
+const HEADROOM: usize = 128;
+
+const fn slot_key(id: ConnId) -> SlabKey {
+    SlabKey {
+        index: id.index,
+        generation: id.generation,
+    }
+}
+
+impl Shard {
+    /// Opens a connection from `local` (complete: address and port) to `remote`.
+    ///
+    /// # Errors
+    /// [`OpenError::AddressInUse`] if this pair of ends is in use; [`OpenError::TableFull`].
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        config: &Config,
+        token: u64,
+    ) -> Result<ConnId, OpenError> {
+        let key = FlowKey::new(local, remote);
+        if self.flows.get(&key).is_some() {
+            return Err(OpenError::AddressInUse);
+        }
+        let config = self.complete(config, local.ip(), remote.ip());
+        let iss = self.isn.initial_sequence(now, local, remote);
+        let ts_offset = self.isn.timestamp_offset(local, remote);
+        let ports = Ports {
+            local: local.port(),
+            remote: remote.port(),
+        };
+        let slot = Slot {
+            conn: Connection::connect(&config, ports, iss, ts_offset, now),
+            token,
+            marks: Mark::empty(),
+            edges: Ready::empty(),
+            error: None,
+            listener: NO_LISTENER,
+            local,
+            remote,
+            hop: HopCache::default(),
+        };
+        let slab_key = self.slots.insert(slot).map_err(|_| OpenError::TableFull)?;
+        self.flows.insert(key, Flow::Connection(slab_key.index));
+        self.stats.active_opens += 1;
+        self.mark_dirty(slab_key.index);
+        Ok(ConnId {
+            index: slab_key.index,
+            generation: slab_key.generation,
+        })
+    }
+
+    /// Whether this pair of ends is free: no connection and no TIME-WAIT record.
+    pub fn tuple_is_free(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.flows.get(&FlowKey::new(local, remote)).is_none()
+    }
+
+    /// Copies as much of `bufs` as there is room for into the send queue. `more` says that the
+    /// application is about to send more (`MSG_MORE`). The bytes leave at the next turn or flush.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn send(
+        &mut self,
+        _now: Instant,
+        id: ConnId,
+        bufs: &[IoSlice<'_>],
+        more: bool,
+    ) -> Result<usize, SendError> {
+        let slot = self.slots.get_mut(slot_key(id)).ok_or(SendError::Stale)?;
+        if let Some(error) = slot.error.take() {
+            return Err(SendError::Failed(error));
+        }
+        match slot.conn.state() {
+            State::SynSent | State::SynReceived if !slot.conn.is_send_closed() => {
+                return Err(SendError::NotConnected);
+            }
+            State::Established | State::CloseWait if !slot.conn.is_send_closed() => {}
+            _ => return Err(SendError::BrokenPipe),
+        }
+        let wanted: usize = bufs.iter().map(|b| b.len()).sum();
+        let mut room = slot.conn.send_space();
+        if room == 0 && wanted > 0 {
+            slot.conn.want_write();
+            return Err(SendError::WouldBlock);
+        }
+        let segment = slot.conn.mss() as usize;
+        let mut sent = 0;
+        'bufs: for buf in bufs {
+            let mut rest: &[u8] = buf;
+            while !rest.is_empty() {
+                if room == 0 {
+                    break 'bufs;
+                }
+                let offer = rest.get(..room.min(rest.len())).unwrap_or(rest);
+                let mut taken = fill_tail(&mut slot.conn, offer, segment, more);
+                if taken == 0 {
+                    let bytes = segment.min(offer.len());
+                    let Some(mut piece) =
+                        self.pool.alloc_with_headroom(segment + HEADROOM, HEADROOM)
+                    else {
+                        break 'bufs;
+                    };
+                    taken = piece.append(offer.get(..bytes).unwrap_or(offer));
+                    if slot.conn.push(piece, more).is_err() {
+                        break 'bufs;
+                    }
+                }
+                room -= taken;
+                sent += taken;
+                rest = rest.get(taken..).unwrap_or(&[]);
+            }
+        }
+        if sent == 0 && wanted > 0 {
+            if !slot.marks.contains(Mark::STARVED) {
+                slot.marks.insert(Mark::STARVED);
+                self.starved.push(id.index);
+            }
+            return Err(SendError::NoMemory);
+        }
+        if sent < wanted {
+            slot.conn.want_write();
+        }
+        self.stats.bytes_copied += sent as u64;
+        self.mark_dirty(id.index);
+        Ok(sent)
+    }
+
+    /// Copies received bytes out; `Ok(0)` with room in `bufs` is the end of the stream.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub fn recv(
+        &mut self,
+        _now: Instant,
+        id: ConnId,
+        bufs: &mut [IoSliceMut<'_>],
+        mode: RecvMode,
+    ) -> Result<usize, RecvError> {
+        let slot = self.slots.get_mut(slot_key(id)).ok_or(RecvError::Stale)?;
+        let readable = slot.conn.readable_bytes();
+        if readable == 0 || slot.marks.contains(Mark::READ_SHUT) {
+            if let Some(error) = slot.error.take() {
+                return Err(RecvError::Failed(error));
+            }
+            let over = slot.conn.recv_finished()
+                || slot.marks.contains(Mark::READ_SHUT)
+                || slot.conn.state() == State::Closed;
+            if over && (readable == 0 || slot.marks.contains(Mark::READ_SHUT)) {
+                return Ok(0);
+            }
+            return match slot.conn.state() {
+                State::SynSent | State::SynReceived => Err(RecvError::NotConnected),
+                _ => Err(RecvError::WouldBlock),
+            };
+        }
+        let wanted: usize = bufs.iter().map(|b| b.len()).sum();
+        let received = if mode.discard {
+            wanted.min(readable)
+        } else {
+            copy_out(slot.conn.peek_pieces(), bufs)
+        };
+        if !mode.peek {
+            slot.conn.consume(received);
+            self.mark_dirty(id.index);
+        }
+        self.stats.bytes_copied += received as u64;
+        Ok(received)
+    }
+
+    /// Sends FIN after what is queued.
+    pub fn shutdown_write(&mut self, now: Instant, id: ConnId) {
+        if let Some(slot) = self.slots.get_mut(slot_key(id)) {
+            slot.conn.shutdown_write(now);
+            self.wake(id.index, Ready::OUT);
+            self.after_input(now, id.index);
+        }
+    }
+
+    /// The application will read no more: reads end at once, as on Linux; what arrives is still
+    /// taken and acknowledged.
+    pub fn shutdown_read(&mut self, _now: Instant, id: ConnId) {
+        if let Some(slot) = self.slots.get_mut(slot_key(id)) {
+            slot.marks.insert(Mark::READ_SHUT);
+            self.wake(id.index, Ready::IN | Ready::RDHUP);
+        }
+    }
+
+    /// The application has let go: the connection ends by itself, its id is stale from now on.
+    pub fn close(&mut self, now: Instant, id: ConnId, how: Close) {
+        let Some(slot) = self.slots.get_mut(slot_key(id)) else {
+            return;
+        };
+        slot.marks.insert(Mark::DETACHED);
+        match how {
+            Close::Graceful => slot.conn.close(now),
+            Close::Abort => slot.conn.abort(now),
+        }
+        self.after_input(now, id.index);
+    }
+
+    /// What can be done with the connection now, by the rules of Linux's `tcp_poll`.
+    pub fn ready(&self, id: ConnId) -> Ready {
+        let Some(slot) = self.slots.get(slot_key(id)) else {
+            return Ready::HUP | Ready::ERR;
+        };
+        let conn = &slot.conn;
+        let state = conn.state();
+        let mut ready = Ready::empty();
+        let read_over = conn.peer_closed() || slot.marks.contains(Mark::READ_SHUT);
+        let write_over = conn.is_send_closed();
+        if slot.error.is_some() {
+            ready |= Ready::ERR;
+        }
+        if state == State::Closed || read_over && write_over {
+            ready |= Ready::HUP;
+        }
+        if read_over || state == State::Closed {
+            ready |= Ready::IN | Ready::RDHUP;
+        }
+        if conn.readable_bytes() > 0 {
+            ready |= Ready::IN;
+        }
+        match state {
+            State::SynSent | State::SynReceived => {}
+            State::Closed => ready |= Ready::OUT,
+            _ if write_over || conn.is_writable() => ready |= Ready::OUT,
+            _ => {}
+        }
+        ready
+    }
+
+    /// Whether the handshake has been completed, and the connection has not failed since.
+    pub fn is_connected(&self, id: ConnId) -> bool {
+        self.slots
+            .get(slot_key(id))
+            .is_some_and(|s| s.conn.state().is_synchronized())
+    }
+
+    /// Takes the pending error (`SO_ERROR`).
+    pub fn take_error(&mut self, id: ConnId) -> Option<ConnError> {
+        self.slots.get_mut(slot_key(id))?.error.take()
+    }
+
+    /// What is known of a connection.
+    pub fn info(&self, id: ConnId) -> Option<ConnInfo> {
+        let slot = self.slots.get(slot_key(id))?;
+        Some(ConnInfo {
+            local: slot.local,
+            remote: slot.remote,
+            tcp: slot.conn.info(),
+        })
+    }
+
+    /// Replaces the settings that can change during a connection's life.
+    pub fn configure(&mut self, now: Instant, id: ConnId, config: &Config) {
+        let Some(slot) = self.slots.get_mut(slot_key(id)) else {
+            return;
+        };
+        let conn = &mut slot.conn;
+        conn.set_nodelay(config.nodelay);
+        conn.set_cork(config.cork);
+        conn.set_keepalive(config.keepalive, now);
+        conn.set_user_timeout(config.user_timeout);
+        conn.set_delayed_ack(config.delayed_ack);
+        conn.set_rto_bounds(config.rto_min, config.rto_max);
+        conn.set_fin_wait_2(config.fin_wait_2);
+        conn.set_syn_retries(config.syn_retries);
+        conn.set_send_buffer(config.snd_buf_max_bytes);
+        conn.set_receive_buffer(config.rcv_buf_max_bytes);
+        self.mark_dirty(id.index);
+    }
+
+    /// Bytes that can be read now (`SIOCINQ`).
+    pub fn readable_bytes(&self, id: ConnId) -> usize {
+        self.slots
+            .get(slot_key(id))
+            .map_or(0, |s| s.conn.readable_bytes())
+    }
+
+    /// Bytes not yet acknowledged (`SIOCOUTQ`), and of these not yet sent (`SIOCOUTQNSD`).
+    pub fn unsent_bytes(&self, id: ConnId) -> (usize, usize) {
+        self.slots
+            .get(slot_key(id))
+            .map_or((0, 0), |s| (s.conn.unacked_bytes(), s.conn.unsent_bytes()))
+    }
+
+    /// The pending error, left in place.
+    pub fn pending_error(&self, id: ConnId) -> Option<ConnError> {
+        self.slots.get(slot_key(id))?.error
+    }
+}
+
+/// Fills up the last piece written to the size of a segment, so that small writes share objects
+/// and segments. A piece that has been sent already and is not tiny is left alone: a segment that
+/// begins at its own object's start goes out as one piece.
+fn fill_tail(conn: &mut Connection<Slice>, bytes: &[u8], segment: usize, more: bool) -> usize {
+    const TINY: usize = 256;
+    let tail = conn.tail_len();
+    let worth_it = conn.unsent_bytes() > 0 || tail < TINY;
+    let room = segment.saturating_sub(tail).min(bytes.len());
+    match bytes.get(..room) {
+        Some(part) if worth_it && tail > 0 && room > 0 => conn.append(part, more),
+        _ => 0,
+    }
+}
+
+/// Copies pieces into buffers, in order, until either ends.
+fn copy_out<'a, P: Payload + 'a>(
+    pieces: impl Iterator<Item = &'a P>,
+    bufs: &mut [IoSliceMut<'_>],
+) -> usize {
+    let mut copied = 0;
+    let mut bufs = bufs.iter_mut();
+    let mut room: &mut [u8] = &mut [];
+    for piece in pieces {
+        let mut rest = piece.as_bytes();
+        while !rest.is_empty() {
+            if room.is_empty() {
+                match bufs.next() {
+                    Some(buf) => room = buf,
+                    None => return copied,
+                }
+                continue;
+            }
+            let n = room.len().min(rest.len());
+            let (to, later) = core::mem::take(&mut room).split_at_mut(n);
+            let (from, after) = rest.split_at(n);
+            to.copy_from_slice(from);
+            room = later;
+            rest = after;
+            copied += n;
+        }
+    }
+    copied
+}
