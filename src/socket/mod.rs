@@ -14,6 +14,7 @@ pub mod description;
 pub mod duplicate;
 pub mod epoll;
 pub mod errno;
+pub mod exit;
 pub mod fork;
 pub mod listener;
 pub mod options;

@@ -331,7 +331,7 @@ fn after<'a>(bufs: &'a [IoSlice<'_>], mut skip: usize) -> Vec<IoSlice<'a>> {
         .collect()
 }
 
-/// A blocking call waits where a non-blocking one gives `ENOBUFS`.
+/// A blocking call waits until the pool has memory again.
 fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
     let soon = runtime::now() + LOOK_AGAIN;
     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
@@ -344,7 +344,7 @@ fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
 fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
     match error {
         SendError::Stale if !pin.is_closed() => Err(Errno::PIPE),
-        SendError::NoMemory => Err(Errno::NOBUFS),
+
         error => Err(errno::of_send(error)),
     }
 }
