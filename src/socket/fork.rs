@@ -3,7 +3,8 @@
 //! A child of `fork` holds placeholders only: its copies of the parent's connections are dead
 //! (the kernel sockets behind them answer `EPIPE` and `ENOTCONN`), and never send anything.
 //! Inherited listeners keep their kernel half, and may get shards of the child's own: a parent
-//! that has not used a listener itself when it forks gives its shards up. A child of `vfork` runs in its parent's memory: what it closes or duplicates on its way to `exec`
+//! that has not used a listener itself when it forks gives its shards up. A child of `vfork` runs
+//! in its parent's memory: what it closes or duplicates on its way to `exec`
 //! must not be seen in our tables.
 #![forbid(unsafe_code)]
 

@@ -37,7 +37,12 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(board: Board) -> Self {
-        Self { board, shown: HashMap::new(), round: 0, next: Instant::ZERO }
+        Self {
+            board,
+            shown: HashMap::new(),
+            round: 0,
+            next: Instant::ZERO,
+        }
     }
 
     /// When [`Publisher::run`] wants to run again, as long as the stack is busy.
@@ -55,7 +60,10 @@ impl Publisher {
             }
         }
         for (fd, id) in table::ours(0, u32::MAX) {
-            let is_first = self.shown.get(&id.to_bits()).is_none_or(|s| s.round != self.round);
+            let is_first = self
+                .shown
+                .get(&id.to_bits())
+                .is_none_or(|s| s.round != self.round);
             if is_first
                 && let Some(pin) = description::pin(id)
                 && let Some(row) = row(&pin, fd)
@@ -103,9 +111,16 @@ fn row(pin: &Pin, fd: RawFd) -> Option<SocketRow> {
 fn stream_row(pin: &Pin) -> Option<SocketRow> {
     let name = pin.stream()?;
     let (info, queued) = runtime::with_shard(name.shard, |shard| {
-        shard.info(name.conn).map(|info| (info, shard.unsent_bytes(name.conn).0))
+        shard
+            .info(name.conn)
+            .map(|info| (info, shard.unsent_bytes(name.conn).0))
     })??;
-    let mut row = SocketRow::new(state(info.tcp.state), Reason::Accelerated, info.local, info.remote);
+    let mut row = SocketRow::new(
+        state(info.tcp.state),
+        Reason::Accelerated,
+        info.local,
+        info.remote,
+    );
     row.shard = name.shard as u16;
     fill(&mut row, &info);
     row.send_queue = u32::try_from(queued).unwrap_or(u32::MAX);

@@ -117,6 +117,11 @@ fn fill(out: &mut Writer, tcp: &Info) {
     out.u32(80, u64::from(tcp.cwnd) / mss);
     out.u32(96, u64::from(tcp.rcv_wnd));
     out.u32(100, tcp.counters.retransmits);
+    fill_newer(out, tcp);
+}
+
+/// The fields that came after Linux 3.
+fn fill_newer(out: &mut Writer, tcp: &Info) {
     out.u64(120, tcp.counters.bytes_acked);
     out.u64(128, tcp.counters.bytes_in);
     out.u32(136, tcp.counters.segs_out);

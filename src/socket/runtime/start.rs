@@ -125,9 +125,9 @@ mod xdp {
     use crate::control::{Change, ControlHandle, Link, Mirror};
     use crate::device::Device;
     use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
-    use crate::stack::{Shard, ShardParts};
     use crate::socket::publish::Publisher;
     use crate::socket::table;
+    use crate::stack::{Shard, ShardParts};
     use crate::stats::{Board, BoardInfo, Reason, RunState};
     use crate::sys::{self, internal};
     use crate::time::{Clock, Duration, Instant, SystemClock};
@@ -184,11 +184,17 @@ mod xdp {
         }
 
         fn due(&self) -> Instant {
-            if self.publisher.is_some() { self.look_at } else { Instant::FAR_FUTURE }
+            if self.publisher.is_some() {
+                self.look_at
+            } else {
+                Instant::FAR_FUTURE
+            }
         }
 
         fn run_due(&mut self, now: Instant) {
-            let Some(publisher) = &mut self.publisher else { return };
+            let Some(publisher) = &mut self.publisher else {
+                return;
+            };
             if now < self.look_at {
                 return;
             }

@@ -19,12 +19,22 @@ fn wait_in(crew: &Crew<FakeShard>, pin: &Pin, span: Duration) -> Result<Ready, E
 }
 
 fn no_spin() -> Manner {
-    Manner { spin: Duration::ZERO, ..Manner::default() }
+    Manner {
+        spin: Duration::ZERO,
+        ..Manner::default()
+    }
 }
 
 #[test]
 fn a_frame_ends_the_wait_of_the_thread_that_turns() {
-    for manner in [Manner::default(), no_spin(), Manner { busy: true, ..Manner::default() }] {
+    for manner in [
+        Manner::default(),
+        no_spin(),
+        Manner {
+            busy: true,
+            ..Manner::default()
+        },
+    ] {
         let (crew, links) = fake::crew(1, manner);
         let pin = socket();
         let _fd = attach(&pin);
@@ -71,11 +81,17 @@ fn many_sleepers_on_one_shard_are_all_served() {
     std::thread::scope(|scope| {
         let waiters: Vec<_> = pins
             .iter()
-            .map(|pin| scope.spawn(|| (0..50).map(|_| {
-                let got = wait_in(&crew, pin, SOON);
-                fake::set_level(pin.id().to_bits(), Ready::empty());
-                got
-            }).collect::<Vec<_>>()))
+            .map(|pin| {
+                scope.spawn(|| {
+                    (0..50)
+                        .map(|_| {
+                            let got = wait_in(&crew, pin, SOON);
+                            fake::set_level(pin.id().to_bits(), Ready::empty());
+                            got
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
             .collect();
         // Last come, first served, so that followers are woken by a leader that stays.
         while waiters.iter().any(|waiter| !waiter.is_finished()) {
@@ -132,7 +148,9 @@ fn the_steward_takes_over_from_an_absent_program() {
     let pin = socket();
     let me = std::thread::current().id();
     links[0].send(pin.id(), Ready::IN);
-    links[0].until("the steward's turn", |link| link.turner().is_some_and(|t| t != me));
+    links[0].until("the steward's turn", |link| {
+        link.turner().is_some_and(|t| t != me)
+    });
     links[0].until("delivery", |_| level(&pin) == Ready::IN);
     // And it keeps time.
     let soon = SystemClock.now() + Duration::from_millis(3);
@@ -221,7 +239,10 @@ fn signals_end_waits_as_the_kernel_has_it() {
     assert_eq!(interrupt(Some(SOON)), Err(Errno::INTR));
     // Held signals are let through at the end of the wait.
     let old = sys::signal_mask();
-    assert_eq!(wait_in(&crew, &pin, Duration::from_millis(1)), Err(Errno::AGAIN));
+    assert_eq!(
+        wait_in(&crew, &pin, Duration::from_millis(1)),
+        Err(Errno::AGAIN)
+    );
     assert_eq!(sys::signal_mask(), old);
 }
 
@@ -232,7 +253,10 @@ fn sleeping_has_the_callers_mask() {
     let mut fds: Vec<PollFd> = Vec::new();
     with_me(|me| {
         let soon = SystemClock.now() + Duration::from_millis(1);
-        assert_eq!(crew.sleep(me, &bell, &mut fds, soon, SignalSet::ALL), Ok(()));
+        assert_eq!(
+            crew.sleep(me, &bell, &mut fds, soon, SignalSet::ALL),
+            Ok(())
+        );
         assert!(fds.is_empty());
         crew.leave(me, soon);
     });

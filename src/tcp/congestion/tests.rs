@@ -85,5 +85,9 @@ fn a_recovery_that_ends_after_the_mss_rose_leaves_room_for_a_segment() {
     c.enter_reno_recovery(200);
     c.set_mss(492);
     c.exit_reno_recovery(0);
-    assert!(c.cwnd() >= 492, "nothing could ever leave a window of {}", c.cwnd());
+    assert!(
+        c.cwnd() >= 492,
+        "nothing could ever leave a window of {}",
+        c.cwnd()
+    );
 }

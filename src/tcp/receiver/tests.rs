@@ -65,7 +65,11 @@ fn small_segments_do_not_push_the_edge_beyond_the_buffer() {
             r.take_in_order(&mut pieces, 1);
             let _ = r.advertise();
         }
-        assert!(r.readable() < 100_000 + (1 << shift), "{} bytes, shift {shift}", r.readable());
+        assert!(
+            r.readable() < 100_000 + (1 << shift),
+            "{} bytes, shift {shift}",
+            r.readable()
+        );
     }
 }
 
