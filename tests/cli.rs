@@ -145,7 +145,7 @@ fn a_mistake_is_one_line_and_the_program_still_runs() {
             "{options:?}: {stderr}"
         );
         assert!(stderr.contains(message), "{stderr}");
-        assert_eq!(stderr.lines().count(), 2, "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
 
         arguments.insert(1, "--strict");
         let (stdout, _, code) = run(luna(&arguments));

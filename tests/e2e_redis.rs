@@ -14,6 +14,7 @@ use std::net::Ipv4Addr;
 use common::luna::{self, Ends, Stack};
 use common::measure::KernelTcp;
 use common::netns::{Family, NetnsPair};
+use common::proc::wait_until;
 use common::redis::{self, Client, PORT, PROGRAMS};
 use common::require::turn;
 
@@ -95,11 +96,11 @@ fn ss_lists_the_connections() {
     let mut connection =
         Client::connect(&pair.b, pair.a_end.v4.into(), PORT).expect("connect to redis");
     connection.ping().expect("redis answers");
-    let listing = luna::luna_in(&pair.a, &["ss"]);
     let local = format!("{}:{PORT}", pair.a_end.v4);
-    assert!(listing.contains(&local), "no {local} in:\n{listing}");
-    assert!(
-        listing.contains(&pair.b_end.v4.to_string()),
-        "no peer in:\n{listing}"
-    );
+    let peer = pair.b_end.v4.to_string();
+    // What `luna ss` shows may be half a second old.
+    wait_until("luna ss to list the connection", || {
+        let listing = luna::luna_in(&pair.a, &["ss"]);
+        listing.contains(&local) && listing.contains(&peer)
+    });
 }

@@ -159,6 +159,48 @@ impl<D: Device + ?Sized> Device for Box<D> {
     }
 }
 
+/// What is left where a device was given up: frames for it vanish.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone;
+
+impl Device for Gone {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            frame_bytes_max: 0,
+            tx_checksum: false,
+            tso_bytes_max: 0,
+        }
+    }
+
+    fn rx_burst(&mut self, _: &mut Pool, _: &mut Vec<RxFrame>, _: usize) -> usize {
+        0
+    }
+
+    fn tx_burst(
+        &mut self,
+        _: &mut Pool,
+        frames: &mut std::collections::VecDeque<TxFrame>,
+    ) -> usize {
+        let count = frames.len();
+        frames.clear();
+        count
+    }
+
+    fn flush(&mut self, _: &mut Pool) {}
+
+    fn arm(&mut self) -> bool {
+        true
+    }
+
+    fn wait_fds(&self) -> &[std::os::fd::RawFd] {
+        &[]
+    }
+
+    fn stats(&self) -> DeviceStats {
+        DeviceStats::default()
+    }
+}
+
 /// Why a device could not be opened. Each says what failed, on what, and what to do.
 #[derive(Debug, Error)]
 pub enum OpenError {

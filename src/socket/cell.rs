@@ -47,6 +47,8 @@ pub struct SocketCell {
     pub backlog: u32,
     /// A listener inherited over `fork` that this process has not tried to promote yet.
     pub is_inherited: bool,
+    /// This process has waited on the listener, or accepted.
+    pub is_used: bool,
     /// Accepts, counted to be fair between our queue and the kernel's.
     pub turn: u32,
 }

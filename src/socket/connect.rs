@@ -89,6 +89,10 @@ fn start(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
         }
     };
     open(pin, remote, &place)?;
+    if pin.is_nonblocking() {
+        // Also if the answer is there already: the first call never has it.
+        return Err(Errno::INPROGRESS);
+    }
     outcome(pin, Errno::INPROGRESS)
 }
 
@@ -187,7 +191,10 @@ fn open(pin: &Pin, remote: SocketAddr, place: &Place) -> Result<(), Errno> {
         shard.connect(now, local, remote, &config, token)
     });
     match opened {
-        Some(Ok(conn)) => pin.set_stream(StreamName { shard, conn }),
+        Some(Ok(conn)) => {
+            pin.set_reason(Reason::Accelerated);
+            pin.set_stream(StreamName { shard, conn });
+        }
         failed => {
             pin.socket.lock().phase = Phase::Idle;
             return Err(match failed {
@@ -240,8 +247,9 @@ pub(super) fn give_up(pin: &Pin) {
         let now = runtime::now();
         let _runs = runtime::with_shard(name.shard, |shard| {
             shard.close(now, name.conn, Close::Abort);
+            // At once: the next attempt may be between the same two ends.
+            shard.flush(now);
         });
-        runtime::after_write(name.shard);
     }
     let mut cell = pin.socket.lock();
     cell.phase = Phase::Idle;

@@ -2,8 +2,8 @@
 //!
 //! A child of `fork` holds placeholders only: its copies of the parent's connections are dead
 //! (the kernel sockets behind them answer `EPIPE` and `ENOTCONN`), and never send anything.
-//! Inherited listeners keep their kernel half, and may get shards of the child's own. A child
-//! of `vfork` runs in its parent's memory: what it closes or duplicates on its way to `exec`
+//! Inherited listeners keep their kernel half, and may get shards of the child's own: a parent
+//! that has not used a listener itself when it forks gives its shards up. A child of `vfork` runs in its parent's memory: what it closes or duplicates on its way to `exec`
 //! must not be seen in our tables.
 #![forbid(unsafe_code)]
 
@@ -47,6 +47,24 @@ extern "C" fn before() {
 
 extern "C" fn in_parent() {
     runtime::after_fork_parent();
+    let mut gave_up = false;
+    for pin in description::all() {
+        match pin.kind() {
+            Kind::Listener if !pin.is_closed() => gave_up |= listener::after_fork_parent(&pin),
+            _ => {}
+        }
+    }
+    if gave_up && !listener::any() && !has_connections() {
+        // Nothing of this process needs the device: its children may.
+        runtime::retire();
+    }
+}
+
+/// Whether a shard has connections, be it that they only finish sending.
+fn has_connections() -> bool {
+    (0..runtime::shards()).any(|shard| {
+        runtime::with_shard(shard, |shard| shard.population().0).is_some_and(|count| count > 0)
+    })
 }
 
 extern "C" fn in_child() {

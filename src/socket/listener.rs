@@ -7,7 +7,7 @@
 //! application thinks of `O_NONBLOCK` is kept in the description.
 #![forbid(unsafe_code)]
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -67,17 +67,30 @@ pub fn listen(pin: &Pin, backlog: i32) -> Result<(), Errno> {
         Kind::Epoll => return Err(Errno::NOTSOCK),
         Kind::Kernel | Kind::Provisional | Kind::Listener => {}
     }
+    let (has_group, old) = {
+        let cell = pin.socket.lock();
+        (cell.group.is_some(), pin.kind())
+    };
+    // Before the kernel listens: the stack takes a while to start, and a connection that the
+    // kernel accepts meanwhile would lose its packets to the stack.
+    let wish = match old {
+        Kind::Provisional | Kind::Listener if !has_group => Some(wish(pin)),
+        _ => None,
+    };
     sys::listen(pin.fd(), backlog)?;
     let limit = backlog.cast_unsigned().min(ACCEPT_QUEUE_MAX as u32);
     pin.socket.lock().backlog = limit;
-    match pin.kind() {
-        Kind::Provisional => match promote(pin, limit) {
-            Ok(()) => {}
-            Err(Reason::Undecided) => {}
-            Err(reason) => pin.set_kernel(reason),
-        },
-        Kind::Listener => each_shard(pin, |shard, id| shard.set_backlog(id, limit)),
-        Kind::Kernel | Kind::Stream | Kind::Dead | Kind::Epoll => {}
+    match wish {
+        None => each_shard(pin, |shard, id| shard.set_backlog(id, limit)),
+        Some(wish) => {
+            let result = wish.and_then(|wish| promote(pin, wish, limit));
+            match result {
+                Ok(()) => {}
+                // Its kernel half is non-blocking, so it stays in our care.
+                Err(reason) if old == Kind::Listener => pin.set_reason(reason),
+                Err(reason) => pin.set_kernel(reason),
+            }
+        }
     }
     Ok(())
 }
@@ -89,33 +102,60 @@ fn each_shard(pin: &Pin, f: impl Fn(&mut crate::stack::Shard, ListenId) + Send +
     }
 }
 
-/// Makes a listening kernel socket ours as well, if policy and place allow.
-fn promote(pin: &Pin, backlog: u32) -> Result<(), Reason> {
-    let policy = policy::get();
-    let local = sys::getsockname(pin.fd())
-        .ok()
-        .and_then(|raw| addr::decode(raw.as_bytes()));
-    let local = local.ok_or(Reason::Unsupported)?;
-    if !policy.listen.contains(local.port()) {
+/// Where a listener wants to be.
+struct Wish {
+    local: SocketAddr,
+    shown_ip: IpAddr,
+}
+
+/// Whether a bound socket is to be ours when it listens. If so, the stack has been started.
+fn wish(pin: &Pin) -> Result<Wish, Reason> {
+    let raw = sys::getsockname(pin.fd()).map_err(|_| Reason::Unsupported)?;
+    let shown = addr::decode(raw.as_bytes()).ok_or(Reason::Unsupported)?;
+    let local = addr::canonical(shown);
+    if !policy::get().listen.contains(local.port()) {
         return Err(Reason::PortNotListed);
     }
-    let shown_ip = local.ip();
-    let local = addr::canonical(local);
     if local.ip().is_loopback() {
         return Err(Reason::AddressNotOurs);
     }
-    if let Err(cause) = runtime::start() {
-        report::fallback(&format!("all sockets stay on the kernel: {cause}"));
-        return Err(Reason::NotStarted);
-    }
+    let started = if pin.reason() == Reason::ChildProcess {
+        runtime::start_after_parent()
+    } else {
+        runtime::start()
+    };
+    started.map_err(|cause| not_started(pin, &cause))?;
     if !local.ip().is_unspecified() && !runtime::is_device_address(local.ip()) {
         return Err(Reason::AddressNotOurs);
     }
+    Ok(Wish {
+        local,
+        shown_ip: shown.ip(),
+    })
+}
+
+/// Tells why the stack did not start.
+fn not_started(pin: &Pin, cause: &str) -> Reason {
+    let cause = format!("all sockets stay on the kernel: {cause}");
+    if pin.reason() == Reason::ChildProcess {
+        // The parent may have the device, rightly: no reason to fail, even in strict tests.
+        report::notice(&format!("process {}: {cause}", sys::getpid()));
+        return Reason::ChildProcess;
+    }
+    report::fallback(&cause);
+    Reason::NotStarted
+}
+
+/// Makes a listening kernel socket ours as well.
+fn promote(pin: &Pin, wish: Wish, backlog: u32) -> Result<(), Reason> {
+    let Wish { local, shown_ip } = wish;
     let options = read_options(pin);
     let dual_stack = shown_ip.is_ipv6() && !options.is_on(Int::V6Only);
     let group = join(pin, local, dual_stack, &options, backlog)?;
     let flags = sys::status_flags(pin.fd()).unwrap_or(0);
-    pin.set_status_flags(flags);
+    if pin.kind() == Kind::Provisional {
+        pin.set_status_flags(flags);
+    }
     if let Err(errno) = sys::set_status_flags(pin.fd(), flags | libc::O_NONBLOCK) {
         leave(pin, &group);
         report::fallback(&format!(
@@ -133,6 +173,7 @@ fn promote(pin: &Pin, backlog: u32) -> Result<(), Reason> {
         cell.group = Some(group);
         cell.options_touched = false;
     }
+    pin.set_reason(Reason::Accelerated);
     pin.set_kind(Kind::Listener);
     pin.each_watcher(|watcher| watcher.promoted(Kind::Listener));
     Ok(())
@@ -316,21 +357,46 @@ pub fn accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
     }
 }
 
-/// In a child of `fork`, an inherited listener has a kernel half only: tries, once, to give it
-/// one on shards of the child's own.
+/// The process begins to use a listener: it waits on it or accepts.
+///
+/// A listener that was inherited over `fork` has a kernel half only, and is given, once, one on
+/// shards of this process's own. So has one that a parent has kept for its children.
 pub fn revive(pin: &Pin) {
     let backlog = {
         let mut cell = pin.socket.lock();
+        cell.is_used = true;
         if !core::mem::take(&mut cell.is_inherited) {
             return;
         }
         cell.backlog
     };
-    let status = pin.status_flags();
-    if let Err(reason) = promote(pin, backlog) {
+    if let Err(reason) = wish(pin).and_then(|wish| promote(pin, wish, backlog)) {
         pin.set_reason(reason);
     }
-    pin.set_status_flags(status);
+}
+
+/// After a fork, in the parent: a listener that this process has not used is meant for its
+/// children (a master and its workers). It is given up here, so that what arrives reaches the
+/// kernel half that they share, or the shards of the child that uses it first. True: it was.
+pub(super) fn after_fork_parent(pin: &Pin) -> bool {
+    let group = {
+        let mut cell = pin.socket.lock();
+        if cell.is_used || cell.group.is_none() {
+            return false;
+        }
+        cell.is_inherited = true;
+        cell.options_touched = true;
+        cell.group.take()
+    };
+    if let Some(group) = group {
+        leave(pin, &group);
+    }
+    true
+}
+
+/// Whether any listener has shards.
+pub(super) fn any() -> bool {
+    !GROUPS.lock().is_empty()
 }
 
 fn try_accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
@@ -459,6 +525,7 @@ fn take_one(
         cell.identity = (0, placeholder::tombstone_inode());
     }
     stream.change_status_flag(libc::O_NONBLOCK, flags & libc::SOCK_NONBLOCK != 0);
+    stream.set_reason(Reason::Accelerated);
     stream.set_stream(StreamName { shard, conn });
     if let Err(errno) = stream.attach(fd) {
         super::close::stream(&stream);
@@ -476,6 +543,7 @@ pub(super) fn after_fork_child(pin: &Pin) {
     // The group is the parent's, as are its shards: it is let go of, not closed.
     cell.group = None;
     cell.is_inherited = true;
+    cell.is_used = false;
     cell.options_touched = true;
     drop(cell);
     pin.set_reason(Reason::ChildProcess);

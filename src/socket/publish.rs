@@ -157,8 +157,7 @@ fn kernel_row(pin: &Pin, fd: RawFd) -> SocketRow {
         None if listens() => RowState::Listen,
         None => RowState::Unconnected,
     };
-    let row = SocketRow::new(state, pin.reason(), local, remote.unwrap_or(NOWHERE));
-    row
+    SocketRow::new(state, pin.reason(), local, remote.unwrap_or(NOWHERE))
 }
 
 const fn state(state: State) -> RowState {

@@ -22,6 +22,13 @@ pub fn fallback(cause: &str) {
     }
 }
 
+/// Tells what may be of interest, once.
+pub fn notice(text: &str) {
+    if is_news(text) {
+        log::warn!("{text}");
+    }
+}
+
 /// Tells of a defect of our own, once.
 pub fn defect(text: &str) {
     if is_news(text) {

@@ -45,6 +45,8 @@ pub fn in_reach(fd: RawFd) -> bool {
     (fd as u32 as usize) < FD_TABLE_MAX
 }
 
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
 /// Makes a number ours. Returns the description that it named before, which the caller must
 /// release: the kernel has closed that descriptor without us, or we are replacing it.
 pub fn insert(fd: RawFd, id: DescriptionId) -> Option<DescriptionId> {
@@ -58,6 +60,7 @@ pub fn insert(fd: RawFd, id: DescriptionId) -> Option<DescriptionId> {
     });
     LEAVES_USED.fetch_max(number / FD_LEAF_ENTRIES + 1, Ordering::AcqRel);
     let slot = leaf.get(number % FD_LEAF_ENTRIES)?;
+    CHANGES.fetch_add(1, Ordering::Relaxed);
     DescriptionId::from_bits(slot.swap(id.to_bits(), Ordering::AcqRel))
 }
 
@@ -67,6 +70,7 @@ pub fn remove(fd: RawFd) -> Option<DescriptionId> {
     if slot.load(Ordering::Relaxed) == 0 {
         return None;
     }
+    CHANGES.fetch_add(1, Ordering::Relaxed);
     DescriptionId::from_bits(slot.swap(0, Ordering::AcqRel))
 }
 
@@ -76,6 +80,11 @@ pub fn remove_if(fd: RawFd, id: DescriptionId) -> bool {
         slot.compare_exchange(id.to_bits(), 0, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     })
+}
+
+/// How many entries have been made and taken out: a cheap way to see that something changed.
+pub fn changes() -> u64 {
+    CHANGES.load(Ordering::Relaxed)
 }
 
 /// Our numbers in `first..=last`, ascending.

@@ -17,7 +17,7 @@ use super::slab::Slab;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use crate::control::ControlHandle;
-use crate::device::{Capabilities, Device, DeviceStats, RxFrame, TxFrame};
+use crate::device::{Capabilities, Device, DeviceStats, Gone, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
 use crate::tcp::isn::IsnGenerator;
 use crate::tcp::time_wait::TimeWait;
@@ -310,6 +310,11 @@ impl Shard {
     /// The device's counters.
     pub fn device_stats(&self) -> DeviceStats {
         self.device.stats()
+    }
+
+    /// Lets go of the device, for good: nothing is received or sent any more.
+    pub fn give_up_device(&mut self) {
+        self.device = Box::new(Gone);
     }
 
     /// How many connections, half-open ones included, and how many TIME-WAIT records there are.

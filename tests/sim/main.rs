@@ -52,10 +52,10 @@ macro_rules! seeds {
 }
 
 seeds! {
-    random_runs_0: 0..250;
-    random_runs_1: 250..500;
-    random_runs_2: 500..750;
-    random_runs_3: 750..1000;
+    random_runs_0: 0..1_000;
+    random_runs_1: 1_000..2_000;
+    random_runs_2: 2_000..3_000;
+    random_runs_3: 3_000..4_000;
 }
 
 #[test]

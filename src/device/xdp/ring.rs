@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::net::xdp::{XdpDesc, XdpRingFlags, XdpRingOffset};
 
 /// What a ring may hold: plain numbers, for which every bit pattern is a value.
@@ -48,6 +48,10 @@ impl Mapping {
                 offset,
             )?
         };
+        // A mapping keeps the socket alive: a child of `fork` must not, once its parent is gone
+        // or has let go of the queue. It does not use the rings.
+        // SAFETY: the range is the mapping made above.
+        let _child_keeps_it = unsafe { madvise(start, length, Advice::LinuxDontFork) };
         let start = NonNull::new(start).ok_or(rustix::io::Errno::NOMEM)?;
         Ok(Self { start, length })
     }

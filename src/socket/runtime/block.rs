@@ -71,11 +71,15 @@ impl<L: Fn(&Pin) -> Ready, D: Fn() -> u64> Condition for Blocked<'_, L, D> {
             return Err(Errno::BADF);
         }
         let mut ready = (self.level)(self.pin);
-        if look == Look::Thoroughly
-            && self.pin.kind() == Kind::Listener
-            && sys::poll_now(self.pin.fd(), libc::POLLIN).is_ok_and(|e| e & libc::POLLIN != 0)
-        {
-            ready |= Ready::IN;
+        if look == Look::Thoroughly && self.pin.kind() == Kind::Listener {
+            let half = sys::poll_now(self.pin.fd(), libc::POLLIN).unwrap_or(0);
+            if half & libc::POLLIN != 0 {
+                ready |= Ready::IN;
+            }
+            // It was shut down, and `accept` will say so.
+            if half & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
+                ready |= Ready::HUP;
+            }
         }
         let found = ready & (self.interest | Ready::ERR | Ready::HUP);
         Ok((!found.is_empty()).then_some(found))

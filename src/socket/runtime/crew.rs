@@ -101,7 +101,7 @@ impl<E: Engine> Crew<E> {
         self.stop.load(Ordering::Acquire)
     }
 
-    #[cfg(test)]
+    /// Ends the steward.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.steward_bell.ring();

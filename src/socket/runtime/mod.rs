@@ -37,7 +37,7 @@ use crate::sys::{Errno, Leaked};
 use crate::tcp;
 use crate::time::{Clock, Instant, SystemClock};
 
-pub use start::start;
+pub use start::{start, start_after_parent};
 
 /// What a started process has. Lives for ever: threads may be in the middle of it.
 #[derive(Debug)]
@@ -197,6 +197,19 @@ pub fn after_fork_child() {
     }
 }
 
+/// Lets go of the device, if no socket of this process uses it, so that a child may take it. The
+/// next start is from nothing. The memory is not given back.
+pub fn retire() {
+    let Some(runtime) = RUNTIME.get() else { return };
+    RUNTIME.clear();
+    runtime.crew.stop();
+    for lane in runtime.crew.lanes() {
+        let _ended = lane.with(Shard::give_up_device);
+    }
+    runtime.place.close_inherited();
+    start::reset();
+}
+
 /// The crew, once the runtime is up.
 pub(crate) fn crew() -> Option<&'static Crew<Shard>> {
     RUNTIME.get().map(|runtime| &runtime.crew)
@@ -207,4 +220,29 @@ pub(crate) fn flush_deferred() {
     if let Some(runtime) = RUNTIME.get() {
         with_me(|me| runtime.crew.flush_deferred(me));
     }
+}
+
+/// Runs the process on these shards, without a link to the world, in the place of whatever it
+/// ran on.
+#[cfg(any(test, feature = "testutil"))]
+#[allow(clippy::expect_used, reason = "for tests and benches only")]
+pub(crate) fn start_on<const N: usize>(build: [Box<dyn FnOnce() -> Shard + Send>; N]) {
+    use crate::control::{ControlHandle, Tables};
+    use crate::zbuf::ShardCell;
+
+    #[derive(Debug)]
+    struct Nowhere;
+    impl place::Steer for Nowhere {
+        fn set_port(&mut self, _port: u16, _ours: bool) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn set_addresses(&mut self, _addresses: &[IpAddr]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lanes = build.into_iter().map(|build| lane::Lane::new(ShardCell::new(build))).collect();
+    let crew = Crew::new(lanes, crew::Manner::default()).expect("descriptors");
+    let control = ControlHandle::from_static(Tables::builder().build());
+    let place = Place::new(control, 0, "nowhere".to_owned(), Box::new(Nowhere), None, Vec::new());
+    RUNTIME.set(Box::leak(Box::new(Runtime { crew, place })));
 }

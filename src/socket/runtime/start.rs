@@ -16,6 +16,11 @@ const FAILED: u32 = 3;
 static STATE: AtomicU32 = AtomicU32::new(NOT_YET);
 static CAUSE: ForkMutex<String> = ForkMutex::new(String::new());
 
+/// How often and how long a child waits for its parent's device: together a third of a second,
+/// for closing an AF_XDP socket takes the kernel a grace period.
+const PARENT_TRIES: u32 = 16;
+const PARENT_TRY_EVERY_NS: u64 = 20_000_000;
+
 /// How often a thread looks whether another has finished starting.
 const LOOK_EVERY_NS: u64 = 1_000_000;
 
@@ -40,6 +45,25 @@ pub fn start() -> Result<(), String> {
                 let _ = sys::ppoll(&mut [], Some(LOOK_EVERY_NS), None);
             }
         }
+    }
+}
+
+/// As [`start`] in a child of a fork, whose parent may be about to let go of the device: tries
+/// for a while.
+///
+/// # Errors
+///
+/// As `start`.
+pub fn start_after_parent() -> Result<(), String> {
+    let mut tries = PARENT_TRIES;
+    loop {
+        let result = start();
+        if result.is_ok() || tries == 0 {
+            return result;
+        }
+        tries -= 1;
+        let _ = sys::ppoll(&mut [], Some(PARENT_TRY_EVERY_NS), None);
+        let _ours = STATE.compare_exchange(FAILED, NOT_YET, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -98,14 +122,15 @@ mod xdp {
     use super::super::steward::{self, Chores};
     use super::super::{RUNTIME, Runtime};
     use crate::config::Config;
-    use crate::control::{Change, ControlHandle, Mirror};
+    use crate::control::{Change, ControlHandle, Link, Mirror};
     use crate::device::Device;
     use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
     use crate::stack::{Shard, ShardParts};
     use crate::socket::publish::Publisher;
+    use crate::socket::table;
     use crate::stats::{Board, BoardInfo, Reason, RunState};
     use crate::sys::{self, internal};
-    use crate::time::{Clock, Instant, SystemClock};
+    use crate::time::{Clock, Duration, Instant, SystemClock};
     use crate::traffic::Lease;
     use crate::traffic::xdp::{PortOwner, Steering};
     use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
@@ -131,9 +156,15 @@ mod xdp {
         runtime: &'static Runtime,
         broken: bool,
         publisher: Option<Publisher>,
-        /// Something has happened that the board does not show yet.
-        unpublished: bool,
+        /// How far things had come when the board was last brought up to date.
+        published: (u64, u64),
+        /// When to look whether they have moved on: while a program waits in its event loop
+        /// nobody else does, and this costs less than telling.
+        look_at: Instant,
     }
+
+    /// How old `luna ss` may be.
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
 
     impl Chores for Follow {
         fn fd(&self) -> Option<RawFd> {
@@ -153,21 +184,20 @@ mod xdp {
         }
 
         fn due(&self) -> Instant {
-            match &self.publisher {
-                Some(publisher) if self.unpublished => publisher.next(),
-                _ => Instant::FAR_FUTURE,
-            }
+            if self.publisher.is_some() { self.look_at } else { Instant::FAR_FUTURE }
         }
 
-        fn run_due(&mut self, now: Instant, active: bool) {
-            self.unpublished |= active;
-            if let Some(publisher) = &mut self.publisher
-                && self.unpublished
-                && now >= publisher.next()
-            {
-                publisher.run();
-                self.unpublished = false;
+        fn run_due(&mut self, now: Instant) {
+            let Some(publisher) = &mut self.publisher else { return };
+            if now < self.look_at {
+                return;
             }
+            let progress = (self.runtime.crew.deliveries(), table::changes());
+            if progress != self.published {
+                publisher.run();
+                self.published = progress;
+            }
+            self.look_at = publisher.next().max(now + LOOK_EVERY);
         }
     }
 
@@ -231,36 +261,10 @@ mod xdp {
             ));
         }
         let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
-        let refused = |action: &str, error: std::io::Error| format!("{name}: {action}: {error}");
         steering
             .set_local_addresses(&ours)
-            .map_err(|error| refused("cannot steer to its addresses", error))?;
-        let shards = usize::from(config.shards);
-        let area = Area::new(shards * PoolConfig::default().zones * ZONE_BYTES)
-            .map_err(|error| error.to_string())?;
-        if area.backing() == Backing::Plain {
-            log::info!("packet memory is on ordinary pages: hugepages are faster");
-        }
-        let queues: Vec<u32> = (0..steering.interface().receive_queues()).collect();
-        if queues.len() < shards {
-            return Err(format!(
-                "{name}: {shards} shards need as many receive queues, it has {}",
-                queues.len()
-            ));
-        }
-        let parts = Parts {
-            name,
-            ifindex,
-            mtu: link.mtu,
-            virtual_link: !link.kind.is_empty(),
-            area: &area,
-            control: &control,
-        };
-        let mut lanes = Vec::with_capacity(shards);
-        for shard in 0..shards {
-            let own = queues.iter().copied().skip(shard).step_by(shards).collect();
-            lanes.push(lane(&parts, own, &mut steering)?);
-        }
+            .map_err(|error| format!("{name}: cannot steer to its addresses: {error}"))?;
+        let lanes = lanes(config, link, &control, &mut steering)?;
         let lease = lease(config, name, &mut steering)?;
         let mut fds = super::bpf_fds(&before);
         fds.extend(lanes.iter().flat_map(|lane: &Lane<Shard>| lane.fds()));
@@ -288,12 +292,50 @@ mod xdp {
             runtime,
             broken: false,
             publisher: publisher(config),
-            unpublished: true,
+            published: (u64::MAX, 0),
+            look_at: Instant::ZERO,
         });
         steward::start(&runtime.crew, chores)
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         RUNTIME.set(runtime);
         Ok(())
+    }
+
+    /// The shards, with the interface's queues dealt out to them.
+    fn lanes(
+        config: &Config,
+        link: &Link,
+        control: &Arc<ControlHandle>,
+        steering: &mut Steering,
+    ) -> Result<Vec<Lane<Shard>>, String> {
+        let shards = usize::from(config.shards);
+        let area = Area::new(shards * PoolConfig::default().zones * ZONE_BYTES)
+            .map_err(|error| error.to_string())?;
+        if area.backing() == Backing::Plain {
+            log::info!("packet memory is on ordinary pages: hugepages are faster");
+        }
+        let queues: Vec<u32> = (0..steering.interface().receive_queues()).collect();
+        if queues.len() < shards {
+            return Err(format!(
+                "{}: {shards} shards need as many receive queues, it has {}",
+                link.name,
+                queues.len()
+            ));
+        }
+        let parts = Parts {
+            name: &link.name,
+            ifindex: link.index,
+            mtu: link.mtu,
+            virtual_link: !link.kind.is_empty(),
+            area: &area,
+            control,
+        };
+        (0..shards)
+            .map(|shard| {
+                let own = queues.iter().copied().skip(shard).step_by(shards).collect();
+                lane(&parts, own, steering)
+            })
+            .collect()
     }
 
     /// One shard on some of the interface's queues.

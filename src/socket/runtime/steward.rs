@@ -29,13 +29,13 @@ pub(crate) trait Chores: Send {
     fn fd(&self) -> Option<RawFd>;
     /// Does it.
     fn run(&mut self);
-    /// When to do what is done from time to time, as long as there is something to do.
+    /// When to do what is done from time to time.
     fn due(&self) -> Instant {
         Instant::FAR_FUTURE
     }
-    /// Does that; `active` if the program or its peers have been up to something.
-    fn run_due(&mut self, now: Instant, active: bool) {
-        let _ = (now, active);
+    /// Does that.
+    fn run_due(&mut self, now: Instant) {
+        let _ = now;
     }
 }
 
@@ -83,7 +83,7 @@ impl<E: Engine> Steward<'_, E> {
             }
             // Without a tick to come, whoever leaves a shard must tell.
             let asleep = deadline == Instant::FAR_FUTURE;
-            self.chores.run_due(SystemClock.now(), !asleep);
+            self.chores.run_due(SystemClock.now());
             let deadline = deadline.min(self.chores.due());
             if asleep && !self.crew.steward_sleeps() {
                 continue;
