@@ -359,8 +359,10 @@ fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
 pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
     let name = name(pin)?;
     let now = runtime::now();
-    if is_connecting(pin) && !ready(pin).contains(Ready::OUT) {
-        // Linux gives the attempt up and calls that success.
+    let state = info(pin).map(|info| info.tcp.state);
+    if state == Some(crate::tcp::State::SynSent) {
+        // Linux gives the attempt up and calls that success. That the application has not asked
+        // how its attempt ended (the phase is still `Connecting`) does not make it one.
         super::connect::give_up(pin);
         pin.wake(Ready::IN | Ready::OUT | Ready::HUP);
         return Ok(());
