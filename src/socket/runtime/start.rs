@@ -4,7 +4,8 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::os::fd::RawFd;
 
-use crate::config::{Config, DeviceSpec};
+use crate::config::DeviceSpec;
+use crate::socket::policy;
 use crate::sys::{self, ForkMutex};
 
 const NOT_YET: u32 = 0;
@@ -84,11 +85,12 @@ pub(super) fn reset() {
 }
 
 fn bring_up() -> Result<(), String> {
-    let config = Config::from_env().map_err(|error| error.to_string())?;
+    // As it was when the program began: nginx, for one, clears its environment.
+    let config = policy::get().config.as_ref();
     let config = config.ok_or("LUNA_DEV is not set")?;
     match &config.device {
         #[cfg(feature = "xdp")]
-        DeviceSpec::Xdp { interface } => xdp::bring_up(&config, interface),
+        DeviceSpec::Xdp { interface } => xdp::bring_up(config, interface),
         other => Err(format!("device `{other}`: this build has no driver for it")),
     }
 }
