@@ -6,14 +6,16 @@
 mod common;
 mod netns;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use luna::control::{Change, Mirror, Neighbour, NeighbourState, RouteError, Tables};
+use luna::control::{
+    Change, IcmpListener, Mirror, Neighbour, NeighbourState, RouteError, Tables, TooBig,
+};
 use luna::time::{Clock, Duration, Instant, SystemClock};
-use luna::wire::Mac;
+use luna::wire::{Mac, SeqNum};
 use netns::Pair;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -480,15 +482,7 @@ fn a_path_mtu_that_the_kernel_learned_can_be_asked_for() {
         "mtu",
         "1300",
     ]);
-    // Beyond the peer lies a narrower link: the peer, a router, says so to large packets.
-    pair.peer_ip(&[
-        "link", "add", "narrow", "type", "veth", "peer", "name", "far",
-    ]);
-    pair.peer_ip(&["link", "set", "narrow", "mtu", "1400", "up"]);
-    pair.peer_ip(&["link", "set", "far", "up"]);
-    pair.peer_ip(&["addr", "add", "10.71.0.1/24", "dev", "narrow"]);
-    pair.peer_sysctl("net/ipv4/ip_forward", "1");
-    pair.ip(&["route", "add", "10.71.0.0/16", "via", "10.9.0.2"]);
+    narrow_path(&pair);
     let mut mirror = pair.enter(Mirror::open).unwrap();
     assert_eq!(
         mirror.query_path_mtu(addr("10.70.0.1")),
@@ -508,5 +502,68 @@ fn a_path_mtu_that_the_kernel_learned_can_be_asked_for() {
         assert!(SystemClock.now() < deadline, "the kernel did not learn");
         let _ = socket.send_to(&[0; 1450], "10.71.0.9:9");
         wait(&mirror);
+    }
+}
+
+/// Beyond the peer lies a narrower link: the peer, a router, says so to large packets.
+fn narrow_path(pair: &Pair) {
+    pair.peer_ip(&[
+        "link", "add", "narrow", "type", "veth", "peer", "name", "far",
+    ]);
+    pair.peer_ip(&["link", "set", "narrow", "mtu", "1400", "up"]);
+    pair.peer_ip(&["link", "set", "far", "up"]);
+    pair.peer_ip(&["addr", "add", "10.71.0.1/24", "dev", "narrow"]);
+    pair.peer_ip(&["addr", "add", "fd71::1/64", "dev", "narrow", "nodad"]);
+    pair.peer_sysctl("net/ipv4/ip_forward", "1");
+    pair.peer_sysctl("net/ipv6/conf/all/forwarding", "1");
+    pair.ip(&["route", "add", "10.71.0.0/16", "via", "10.9.0.2"]);
+    pair.ip(&["-6", "route", "add", "fd71::/64", "via", "fd09::2"]);
+}
+
+#[test]
+fn routers_say_how_much_their_links_take() {
+    let Some(pair) = Pair::new() else { return };
+    narrow_path(&pair);
+    let listener = pair.enter(IcmpListener::open).unwrap();
+    for (family, here, there) in [
+        (AddressFamily::INET, "10.9.0.1", "10.71.0.9"),
+        (AddressFamily::INET6, "fd09::1", "fd71::9"),
+    ] {
+        // A segment that no socket of the kernel's knows of, as ours are.
+        let mut segment = vec![0; 1420];
+        segment[..8].copy_from_slice(&[0x9c, 0x40, 0, 80, 1, 2, 3, 4]);
+        let raw = pair
+            .enter(|| socket(family, SocketType::RAW, Some(ipproto::TCP)))
+            .unwrap();
+        if family == AddressFamily::INET {
+            sockopt::set_ip_mtu_discover(&raw, sockopt::Ipv4PathMtuDiscovery::DO).unwrap();
+        }
+        let to = SocketAddr::new(addr(there), 0);
+        let expected = TooBig {
+            local: SocketAddr::new(addr(here), 40_000),
+            remote: SocketAddr::new(addr(there), 80),
+            sequence: SeqNum::new(0x0102_0304),
+            mtu: 1400,
+        };
+        let deadline = SystemClock.now() + Duration::from_secs(5);
+        let mut got = Vec::new();
+        while got.is_empty() {
+            assert!(
+                SystemClock.now() < deadline,
+                "nothing was said about {there}"
+            );
+            let _ = sendto(&raw, &segment, SendFlags::empty(), &to);
+            let timeout = Timespec {
+                tv_sec: 0,
+                tv_nsec: 10_000_000,
+            };
+            let mut fds: Vec<_> = listener
+                .fds()
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
+            poll(&mut fds, Some(&timeout)).unwrap();
+            listener.poll(|message| got.push(message));
+        }
+        assert_eq!(got[0], expected);
     }
 }

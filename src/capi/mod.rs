@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod info;
 mod io;
+mod lifecycle;
 mod macros;
 mod memory;
 mod sockets;

@@ -188,7 +188,8 @@ impl Mirror {
     /// link's: a route's metric, or what the kernel learned from "packet too big" messages.
     ///
     /// The kernel learns only from messages about traffic of its own sockets: it finds no socket
-    /// for ours, so this serves paths that something else of this host has used too.
+    /// for ours, so this serves paths that something else of this host has used too. What routers
+    /// say about our own segments comes from [`IcmpListener`](super::IcmpListener).
     pub fn query_path_mtu(&mut self, dst: IpAddr) -> Option<u32> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = message::route_request(dst, self.sequence);

@@ -10,11 +10,13 @@
 //!
 //! Not mirrored: policy rules (only that there are some, [`Tables::has_policy_rules`]), other
 //! tables than local, main and default, VRFs, source-specific routes, cached path MTUs
-//! ([`Mirror::query_path_mtu`] asks for one). Knows nothing of connections or shards.
+//! ([`Mirror::query_path_mtu`] asks for one; those of our own connections come from
+//! [`IcmpListener`]). Knows nothing of connections or shards.
 #![forbid(unsafe_code)]
 
 mod builder;
 mod handle;
+mod icmp;
 mod message;
 mod mirror;
 mod state;
@@ -22,6 +24,7 @@ mod tables;
 
 pub use builder::TablesBuilder;
 pub use handle::{CONFIRM_INTERVAL, ControlHandle, RESOLVE_INTERVAL};
+pub use icmp::{IcmpListener, PATH_MTU_MIN_V4, PATH_MTU_MIN_V6, TooBig};
 pub use mirror::{Change, Mirror, OpenError};
 pub use state::MirrorStats;
 pub use tables::{
@@ -46,6 +49,7 @@ pub fn fuzz_netlink(datagram: &[u8]) -> usize {
         state.end_dump(true);
     }
     let _ = message::route_reply_mtu(datagram, 0);
+    icmp::fuzz(datagram);
     let addresses: Vec<_> = state.tables.addresses().iter().map(|a| a.ip).collect();
     for ip in addresses {
         let _ = state.tables.route(ip);

@@ -8,7 +8,6 @@ use std::os::fd::RawFd;
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
 
 use super::addr::{self, Encoded};
-use super::cell::Phase;
 use super::description::{self, Kind, Pin};
 use super::options::{self, Int};
 use super::{fork, listener, placeholder, policy, runtime, stream, tcp_info};
@@ -212,8 +211,9 @@ fn stream_option(pin: &Pin, level: i32, name: i32, room: usize) -> Result<Option
         }
         (IPPROTO_TCP, libc::TCP_CONGESTION) => Ok(Some(CONGESTION.to_vec())),
         (IPPROTO_TCP, libc::TCP_MAXSEG) => {
-            match stream::info(pin).and_then(|info| tcp_info::send_mss(&info)) {
-                Some(mss) if pin.socket.lock().phase == Phase::Connected => int(mss),
+            let open = stream::info(pin).filter(stream::is_open);
+            match open.and_then(|info| tcp_info::send_mss(&info)) {
+                Some(mss) => int(mss),
                 _ => Ok(pin.socket.lock().options.value(level, name)),
             }
         }

@@ -9,6 +9,7 @@ pub const fn of_connection(error: ConnError) -> Errno {
     match error {
         ConnError::Refused => Errno::CONNREFUSED,
         ConnError::Reset => Errno::CONNRESET,
+        ConnError::BrokenPipe => Errno::PIPE,
         ConnError::TimedOut => Errno::TIMEDOUT,
         ConnError::HostUnreachable => Errno::HOSTUNREACH,
         ConnError::NetUnreachable => Errno::NETUNREACH,
@@ -19,10 +20,10 @@ pub const fn of_connection(error: ConnError) -> Errno {
 /// What a send that took nothing reports.
 pub const fn of_send(error: SendError) -> Errno {
     match error {
-        SendError::WouldBlock => Errno::AGAIN,
+        // No memory is a full buffer to the application: it is woken when there is some.
+        SendError::WouldBlock | SendError::NoMemory => Errno::AGAIN,
         // Linux sends on an unconnected stream give EPIPE, not ENOTCONN.
         SendError::BrokenPipe | SendError::NotConnected => Errno::PIPE,
-        SendError::NoMemory => Errno::NOBUFS,
         SendError::Failed(error) => of_connection(error),
         SendError::Stale => Errno::BADF,
     }

@@ -14,6 +14,7 @@ pub mod description;
 pub mod duplicate;
 pub mod epoll;
 pub mod errno;
+pub mod exit;
 pub mod fork;
 pub mod listener;
 pub mod options;
@@ -28,6 +29,9 @@ pub mod sendfile;
 pub mod stream;
 pub mod table;
 pub mod tcp_info;
+#[cfg(any(test, feature = "testutil"))]
+#[allow(clippy::expect_used, clippy::panic, reason = "for tests and benches only")]
+pub mod testutil;
 
 use std::os::fd::RawFd;
 

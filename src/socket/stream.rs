@@ -331,7 +331,7 @@ fn after<'a>(bufs: &'a [IoSlice<'_>], mut skip: usize) -> Vec<IoSlice<'a>> {
         .collect()
 }
 
-/// A blocking call waits where a non-blocking one gives `ENOBUFS`.
+/// A blocking call waits until the pool has memory again.
 fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
     let soon = runtime::now() + LOOK_AGAIN;
     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
@@ -344,7 +344,7 @@ fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
 fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
     match error {
         SendError::Stale if !pin.is_closed() => Err(Errno::PIPE),
-        SendError::NoMemory => Err(Errno::NOBUFS),
+
         error => Err(errno::of_send(error)),
     }
 }
@@ -359,8 +359,10 @@ fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
 pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
     let name = name(pin)?;
     let now = runtime::now();
-    if is_connecting(pin) && !ready(pin).contains(Ready::OUT) {
-        // Linux gives the attempt up and calls that success.
+    let state = info(pin).map(|info| info.tcp.state);
+    if state == Some(crate::tcp::State::SynSent) {
+        // Linux gives the attempt up and calls that success. That the application has not asked
+        // how its attempt ended (the phase is still `Connecting`) does not make it one.
         super::connect::give_up(pin);
         pin.wake(Ready::IN | Ready::OUT | Ready::HUP);
         return Ok(());

@@ -76,6 +76,9 @@ pub enum ConnError {
     /// `ECONNRESET`: RST on an open connection.
     #[error("connection reset by peer")]
     Reset,
+    /// `EPIPE`: RST on a connection whose peer had finished sending.
+    #[error("broken pipe")]
+    BrokenPipe,
     /// `ETIMEDOUT`: retransmissions, keepalive or user timeout ran out.
     #[error("connection timed out")]
     TimedOut,

@@ -382,7 +382,12 @@ impl Shard {
             Event::Readable => Ready::IN,
             Event::Writable => Ready::OUT,
             Event::PeerClosed => Ready::IN | Ready::RDHUP,
-            Event::Reset => self.fail(index, ConnError::Reset),
+            Event::Reset => {
+                // Linux's distinction: the peer had said that it would send no more.
+                let finished = self.slots.at(index).is_some_and(|s| s.conn.peer_closed());
+                let error = if finished { ConnError::BrokenPipe } else { ConnError::Reset };
+                self.fail(index, error)
+            }
             Event::Refused => self.fail(index, ConnError::Refused),
             Event::TimedOut => self.fail(index, ConnError::TimedOut),
             Event::TimeWait | Event::Closed => all,

@@ -162,13 +162,14 @@ impl Shard {
         let slot = self.slots.get_mut(slot_key(id)).ok_or(RecvError::Stale)?;
         let readable = slot.conn.readable_bytes();
         if readable == 0 || slot.marks.contains(Mark::READ_SHUT) {
+            // As on Linux, a stream that has ended in order stays ended, whatever came after.
+            if slot.conn.recv_finished() {
+                return Ok(0);
+            }
             if let Some(error) = slot.error.take() {
                 return Err(RecvError::Failed(error));
             }
-            let over = slot.conn.recv_finished()
-                || slot.marks.contains(Mark::READ_SHUT)
-                || slot.conn.state() == State::Closed;
-            if over && (readable == 0 || slot.marks.contains(Mark::READ_SHUT)) {
+            if slot.marks.contains(Mark::READ_SHUT) || slot.conn.state() == State::Closed {
                 return Ok(0);
             }
             return match slot.conn.state() {
@@ -250,6 +251,25 @@ impl Shard {
             _ => {}
         }
         ready
+    }
+
+    /// Whether a connection that the application has let go of still has data or a FIN that its
+    /// peer has not acknowledged.
+    pub fn has_undelivered(&self) -> bool {
+        self.slots.indices().any(|index| {
+            self.slots.at(index).is_some_and(|slot| {
+                slot.marks.contains(Mark::DETACHED)
+                    && matches!(
+                        slot.conn.state(),
+                        State::SynReceived
+                            | State::Established
+                            | State::CloseWait
+                            | State::FinWait1
+                            | State::Closing
+                            | State::LastAck
+                    )
+            })
+        })
     }
 
     /// Whether the handshake has been completed, and the connection has not failed since.

@@ -215,7 +215,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn queue_is_first_in_first_out(steps in proptest::collection::vec((0..4_u8, 0..8_usize), 0..200)) {
+        fn queue_is_first_in_first_out(
+            steps in proptest::collection::vec((0..4_u8, 0..8_usize), 0..200),
+        ) {
             let mut items = Items::default();
             let mut alive: Vec<Handle> = Vec::new();
             let mut queue: Vec<Handle> = Vec::new();

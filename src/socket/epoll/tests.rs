@@ -592,8 +592,10 @@ mod differential {
                     Step::Drain { which } => {
                         let mut all = [0; 256];
                         while pairs[which].0.read(&mut all).is_ok_and(|n| n != 0) {}
-                        let level =
-                            if finished[which] { Ready::all() - Ready::HUP - Ready::ERR } else { Ready::OUT };
+                        let level = match finished[which] {
+                            true => Ready::IN | Ready::OUT | Ready::RDHUP,
+                            false => Ready::OUT,
+                        };
                         set_level(&pins[which], level);
                     }
                     Step::Finish { which } if !finished[which] => {

@@ -221,3 +221,28 @@ pub(crate) fn flush_deferred() {
         with_me(|me| runtime.crew.flush_deferred(me));
     }
 }
+
+/// Runs the process on these shards, without a link to the world, in the place of whatever it
+/// ran on.
+#[cfg(any(test, feature = "testutil"))]
+#[allow(clippy::expect_used, reason = "for tests and benches only")]
+pub(crate) fn start_on<const N: usize>(build: [Box<dyn FnOnce() -> Shard + Send>; N]) {
+    use crate::control::{ControlHandle, Tables};
+    use crate::zbuf::ShardCell;
+
+    #[derive(Debug)]
+    struct Nowhere;
+    impl place::Steer for Nowhere {
+        fn set_port(&mut self, _port: u16, _ours: bool) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn set_addresses(&mut self, _addresses: &[IpAddr]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lanes = build.into_iter().map(|build| lane::Lane::new(ShardCell::new(build))).collect();
+    let crew = Crew::new(lanes, crew::Manner::default()).expect("descriptors");
+    let control = ControlHandle::from_static(Tables::builder().build());
+    let place = Place::new(control, 0, "nowhere".to_owned(), Box::new(Nowhere), None, Vec::new());
+    RUNTIME.set(Box::leak(Box::new(Runtime { crew, place })));
+}

@@ -124,7 +124,7 @@ mod xdp {
     use super::super::steward::{self, Chores};
     use super::super::{RUNTIME, Runtime};
     use crate::config::Config;
-    use crate::control::{Change, ControlHandle, Mirror};
+    use crate::control::{Change, ControlHandle, Link, Mirror};
     use crate::device::Device;
     use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
     use crate::socket::publish::Publisher;
@@ -269,36 +269,10 @@ mod xdp {
             ));
         }
         let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
-        let refused = |action: &str, error: std::io::Error| format!("{name}: {action}: {error}");
         steering
             .set_local_addresses(&ours)
-            .map_err(|error| refused("cannot steer to its addresses", error))?;
-        let shards = usize::from(config.shards);
-        let area = Area::new(shards * PoolConfig::default().zones * ZONE_BYTES)
-            .map_err(|error| error.to_string())?;
-        if area.backing() == Backing::Plain {
-            log::info!("packet memory is on ordinary pages: hugepages are faster");
-        }
-        let queues: Vec<u32> = (0..steering.interface().receive_queues()).collect();
-        if queues.len() < shards {
-            return Err(format!(
-                "{name}: {shards} shards need as many receive queues, it has {}",
-                queues.len()
-            ));
-        }
-        let parts = Parts {
-            name,
-            ifindex,
-            mtu: link.mtu,
-            virtual_link: !link.kind.is_empty(),
-            area: &area,
-            control: &control,
-        };
-        let mut lanes = Vec::with_capacity(shards);
-        for shard in 0..shards {
-            let own = queues.iter().copied().skip(shard).step_by(shards).collect();
-            lanes.push(lane(&parts, own, &mut steering)?);
-        }
+            .map_err(|error| format!("{name}: cannot steer to its addresses: {error}"))?;
+        let lanes = lanes(config, link, &control, &mut steering)?;
         let lease = lease(config, name, &mut steering)?;
         let mut fds = super::bpf_fds(&before);
         fds.extend(lanes.iter().flat_map(|lane: &Lane<Shard>| lane.fds()));
@@ -333,6 +307,43 @@ mod xdp {
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         RUNTIME.set(runtime);
         Ok(())
+    }
+
+    /// The shards, with the interface's queues dealt out to them.
+    fn lanes(
+        config: &Config,
+        link: &Link,
+        control: &Arc<ControlHandle>,
+        steering: &mut Steering,
+    ) -> Result<Vec<Lane<Shard>>, String> {
+        let shards = usize::from(config.shards);
+        let area = Area::new(shards * PoolConfig::default().zones * ZONE_BYTES)
+            .map_err(|error| error.to_string())?;
+        if area.backing() == Backing::Plain {
+            log::info!("packet memory is on ordinary pages: hugepages are faster");
+        }
+        let queues: Vec<u32> = (0..steering.interface().receive_queues()).collect();
+        if queues.len() < shards {
+            return Err(format!(
+                "{}: {shards} shards need as many receive queues, it has {}",
+                link.name,
+                queues.len()
+            ));
+        }
+        let parts = Parts {
+            name: &link.name,
+            ifindex: link.index,
+            mtu: link.mtu,
+            virtual_link: !link.kind.is_empty(),
+            area: &area,
+            control,
+        };
+        (0..shards)
+            .map(|shard| {
+                let own = queues.iter().copied().skip(shard).step_by(shards).collect();
+                lane(&parts, own, steering)
+            })
+            .collect()
     }
 
     /// One shard on some of the interface's queues.
