@@ -30,7 +30,11 @@ pub mod stream;
 pub mod table;
 pub mod tcp_info;
 #[cfg(any(test, feature = "testutil"))]
-#[allow(clippy::expect_used, clippy::panic, reason = "for tests and benches only")]
+#[allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "for tests and benches only"
+)]
 pub mod testutil;
 
 use std::os::fd::RawFd;

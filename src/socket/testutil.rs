@@ -44,7 +44,10 @@ impl Rig {
             Box::new(shard(0, Box::new(a))) as Box<dyn FnOnce() -> Shard + Send>,
             Box::new(shard(1, Box::new(b))),
         ]);
-        let config = Config { nodelay: true, ..Config::default() };
+        let config = Config {
+            nodelay: true,
+            ..Config::default()
+        };
         let (there, here) = (Two::at(0, 80), Two::at(1, 61440));
         let now = runtime::now();
         let server = description::create(Kind::Provisional).expect("a description");
@@ -54,24 +57,39 @@ impl Rig {
         })
         .expect("a shard");
         let client = runtime::with_shard(CLIENT, |shard| {
-            shard.connect(now, here, there, &config, 0).expect("connects")
+            shard
+                .connect(now, here, there, &config, 0)
+                .expect("connects")
         })
         .expect("a shard");
         let (epfd, set) = epoll::create(libc::EPOLL_CLOEXEC).expect("a set");
         let fd = 850_000_000;
         server.attach(fd).expect("in the table");
-        let wanted = EpollEvent { events: libc::EPOLLIN as u32 | flags, data: 1 };
+        let wanted = EpollEvent {
+            events: libc::EPOLLIN as u32 | flags,
+            data: 1,
+        };
         // In the set as a stream from the start: the kernel knows no such number.
         server.set_kind(Kind::Stream);
         epoll::change(&set, libc::EPOLL_CTL_ADD, fd, Some(&server), Some(wanted))
             .expect("in the set");
-        let mut rig = Self { set, epfd, server, fd, client, events: [EpollEvent::default(); 16] };
+        let mut rig = Self {
+            set,
+            epfd,
+            server,
+            fd,
+            client,
+            events: [EpollEvent::default(); 16],
+        };
         for _ in 0..WAITS_MAX {
             rig.wait(Duration::ZERO).expect("no signal");
             let accepted =
                 runtime::with_shard(SERVER, |shard| shard.accept(listener, token)).flatten();
             if let Some(accepted) = accepted {
-                rig.server.set_stream(StreamName { shard: SERVER, conn: accepted.conn });
+                rig.server.set_stream(StreamName {
+                    shard: SERVER,
+                    conn: accepted.conn,
+                });
                 rig.server.set_status_flags(libc::O_NONBLOCK);
                 return rig;
             }
@@ -117,7 +135,9 @@ impl Rig {
         let client = self.client;
         runtime::with_shard(CLIENT, |shard| {
             let mode = RecvMode::default();
-            shard.recv(now, client, &mut [IoSliceMut::new(buffer)], mode).unwrap_or(0)
+            shard
+                .recv(now, client, &mut [IoSliceMut::new(buffer)], mode)
+                .unwrap_or(0)
         })
         .unwrap_or(0)
     }

@@ -385,7 +385,11 @@ impl Shard {
             Event::Reset => {
                 // Linux's distinction: the peer had said that it would send no more.
                 let finished = self.slots.at(index).is_some_and(|s| s.conn.peer_closed());
-                let error = if finished { ConnError::BrokenPipe } else { ConnError::Reset };
+                let error = if finished {
+                    ConnError::BrokenPipe
+                } else {
+                    ConnError::Reset
+                };
                 self.fail(index, error)
             }
             Event::Refused => self.fail(index, ConnError::Refused),

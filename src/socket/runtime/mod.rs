@@ -240,9 +240,19 @@ pub(crate) fn start_on<const N: usize>(build: [Box<dyn FnOnce() -> Shard + Send>
             Ok(())
         }
     }
-    let lanes = build.into_iter().map(|build| lane::Lane::new(ShardCell::new(build))).collect();
+    let lanes = build
+        .into_iter()
+        .map(|build| lane::Lane::new(ShardCell::new(build)))
+        .collect();
     let crew = Crew::new(lanes, crew::Manner::default()).expect("descriptors");
     let control = ControlHandle::from_static(Tables::builder().build());
-    let place = Place::new(control, 0, "nowhere".to_owned(), Box::new(Nowhere), None, Vec::new());
+    let place = Place::new(
+        control,
+        0,
+        "nowhere".to_owned(),
+        Box::new(Nowhere),
+        None,
+        Vec::new(),
+    );
     RUNTIME.set(Box::leak(Box::new(Runtime { crew, place })));
 }
