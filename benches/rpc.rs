@@ -95,7 +95,8 @@ fn main() {
     let spent = cycles().wrapping_sub(start);
     let sent = rpc.two.ends[0].counters().segments_out + rpc.two.ends[1].counters().segments_out;
     println!(
-        "{rounds} RPCs of {MESSAGE} bytes each way: {:.0} cycles per RPC and side, {:.3} frames per RPC",
+        "{rounds} RPCs of {MESSAGE} bytes each way: {:.0} cycles per RPC and side, \
+         {:.3} frames per RPC",
         spent as f64 / rounds as f64 / 2.0,
         (sent - frames) as f64 / rounds as f64,
     );

@@ -212,7 +212,8 @@ pub enum OpenError {
     },
     /// Lacking privilege.
     #[error(
-        "{interface}: not permitted to {action} (run as root or grant CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF)"
+        "{interface}: not permitted to {action} (run as root or grant CAP_NET_ADMIN, CAP_NET_RAW \
+         and CAP_BPF)"
     )]
     NotPermitted {
         /// The interface.
@@ -222,7 +223,8 @@ pub enum OpenError {
     },
     /// Someone else's XDP program is attached.
     #[error(
-        "{interface}: another XDP program is attached (id {program_id}, {program_name}); remove it with `ip link set dev {interface} xdp off` if it is stale"
+        "{interface}: another XDP program is attached (id {program_id}, {program_name}); remove it \
+         with `ip link set dev {interface} xdp off` if it is stale"
     )]
     ForeignProgram {
         /// The interface.
@@ -234,7 +236,8 @@ pub enum OpenError {
     },
     /// The queue already belongs to another AF_XDP socket.
     #[error(
-        "{interface}: receive queue {queue} is in use by another AF_XDP socket (see `ss -f xdp`); stop that program or use another interface"
+        "{interface}: receive queue {queue} is in use by another AF_XDP socket (see `ss -f xdp`); \
+         stop that program or use another interface"
     )]
     QueueTaken {
         /// The interface.
@@ -244,7 +247,8 @@ pub enum OpenError {
     },
     /// Not enough memory may be locked.
     #[error(
-        "{interface}: cannot register {mib} MiB of packet memory: {source} (raise `ulimit -l` or RLIMIT_MEMLOCK)"
+        "{interface}: cannot register {mib} MiB of packet memory: {source} (raise `ulimit -l` or \
+         RLIMIT_MEMLOCK)"
     )]
     LockedMemory {
         /// The interface.

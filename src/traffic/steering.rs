@@ -11,7 +11,7 @@
 //!   of two ports; what lies between the blocks is never used. A reply finds its shard by the
 //!   prefix of its *destination* port.
 //! - **As a server** we listen on one port, and the shard is chosen by the low bits of the
-//!   *source* port, 2^k ≥ shards values. The 2^k − shards residues that are left over are never dialled by
+//!   *source* port, 2^k ≥ shards values. The 2^k − shards residues left over are never dialled by
 //!   peers that know how many shards we have ([`Peers::KnowShards`]: [`Plan::source_port`]); for
 //!   all others they are folded onto shards, at a few rules more.
 #![forbid(unsafe_code)]

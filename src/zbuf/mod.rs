@@ -5,7 +5,7 @@
 //! | [`Area`] | the process's contiguous range of 2 MiB zones, on hugepages where possible |
 //! | [`Pool`] | one shard's contiguous share of the area, cut into objects of four sizes |
 //! | [`Slice`] | a counted reference to some bytes of one object |
-//! | [`ShardCell`] | the lock that keeps a shard's slices, hence their plain counts, to one thread |
+//! | [`ShardCell`] | the lock that keeps a shard's slices and their plain counts to one thread |
 //!
 //! This module knows nothing of packets, connections or devices. It knows that somebody outside
 //! the process (a kernel, a NIC) reads and writes objects by their offset in the pool's memory.

@@ -85,9 +85,14 @@ pub(super) fn reset() {
 }
 
 fn bring_up() -> Result<(), String> {
+<<<<<<< HEAD
+    // As it was read at the first socket: nginx empties the environment of its workers.
+    let config = policy::get().config.as_ref().ok_or("LUNA_DEV is not set")?;
+=======
     // As it was when the program began: nginx, for one, clears its environment.
     let config = policy::get().config.as_ref();
     let config = config.ok_or("LUNA_DEV is not set")?;
+>>>>>>> socket
     match &config.device {
         #[cfg(feature = "xdp")]
         DeviceSpec::Xdp { interface } => xdp::bring_up(config, interface),

@@ -183,13 +183,13 @@ impl<P: Payload> Connection<P> {
             Arrival::OutOfOrder => {
                 self.counters.out_of_order_in += 1;
                 //= RFC 5681 §3.2
-                //# "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order segment
-                //#  arrives."
+                //# "A TCP receiver SHOULD send an immediate duplicate ACK when an out-of-order
+                //# segment arrives."
                 self.ack.dups = self.ack.dups.saturating_add(1).min(DUP_ACKS_OWED_MAX);
             }
             //= RFC 5681 §3.2
-            //# "a TCP receiver SHOULD send an immediate ACK when the incoming segment fills in all or
-            //#  part of a gap in the sequence space."
+            //# "a TCP receiver SHOULD send an immediate ACK when the incoming segment fills in
+            //# all or part of a gap in the sequence space."
             Arrival::FilledGap | Arrival::Useless => self.flags |= Flags::ACK_NOW,
         }
         if self.rx.nxt != before {

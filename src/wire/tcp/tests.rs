@@ -23,7 +23,8 @@ prop_compose! {
             // A SYN carries no SACK blocks and nothing else carries SACK-permitted.
             sack_permitted: sack_permitted && blocks.is_empty(),
             timestamps: ts.map(|(value, echo)| Timestamps { value, echo }),
-            sack: blocks.into_iter().take(if mss.is_some() || window_scale.is_some() { 2 } else { 3 })
+            sack: blocks.into_iter()
+                .take(if mss.is_some() || window_scale.is_some() { 2 } else { 3 })
                 .map(|(l, r)| block(l, r)).collect(),
         }
     }
