@@ -375,6 +375,17 @@ pub fn revive(pin: &Pin) {
     }
 }
 
+/// As [`revive`], of any number: what `poll` and `select` do with theirs. Whether luna serves it.
+pub fn begin_wait(fd: RawFd) -> bool {
+    let Some(pin) = description::pin_active(fd) else {
+        return false;
+    };
+    if pin.kind() == Kind::Listener {
+        revive(&pin);
+    }
+    true
+}
+
 /// After a fork, in the parent: a listener that this process has not used is meant for its
 /// children (a master and its workers). It is given up here, so that what arrives reaches the
 /// kernel half that they share, or the shards of the child that uses it first. True: it was.

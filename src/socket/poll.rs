@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use super::description::{Kind, Pin, pin_active};
 use super::epoll::{self, Set};
-use super::runtime;
 use super::runtime::block::Watch;
 use super::runtime::crew::Crew;
 use super::runtime::engine::Engine;
 use super::runtime::thread::with_me;
 use super::runtime::wait::{Condition, Look, Patience, wait};
 use super::runtime::wake::Wake;
+use super::{listener, runtime};
 use crate::sys::{self, Errno, PollFd, SignalSet};
 use crate::time::{Clock, Duration, Instant, SystemClock};
 
@@ -39,10 +39,12 @@ pub fn poll(
     timeout: Option<Duration>,
     mask: Option<SignalSet>,
 ) -> Result<usize, Errno> {
-    match (
-        runtime::crew(),
-        fds.iter().any(|entry| pin_active(entry.fd).is_some()),
-    ) {
+    // All of them, for a listener among them may need to be given shards first.
+    let mut ours = false;
+    for entry in fds.iter() {
+        ours |= listener::begin_wait(entry.fd);
+    }
+    match (runtime::crew(), ours) {
         (Some(crew), true) => poll_with(crew, fds, timeout, mask, ALWAYS),
         _ => {
             runtime::flush_deferred();
@@ -244,7 +246,7 @@ pub fn select(
             events |= SELECT_EXCEPT;
         }
         if events != 0 {
-            ours |= pin_active(fd as i32).is_some();
+            ours |= listener::begin_wait(fd as i32);
             fds.push(PollFd {
                 fd: fd as i32,
                 events,
