@@ -127,7 +127,7 @@ prove() { # COMMAND… of an accelerated client
         die "\`luna ss\` does not list the connections"
     echo
     echo "luna ss, at the server, while three luna clients are busy:"
-    sed 's/^/  /' "$WORK/ss"
+    head -n 12 "$WORK/ss" | sed "s/^/  /"
     kill -TERM $background
     wait $background || true
     echo

@@ -1,6 +1,6 @@
 //! The TCP header as a plain value (RFC 9293 §3.1) and its options (§3.2, RFC 7323, RFC 2018).
 //!
-//! Nothing here panics: parsing answers with a [`ParseError`](super::ParseError) for anything that
+//! Nothing here panics: parsing answers with a [`ParseError`] for anything that
 //! is not a well-formed header, and emitting writes only what fits in its buffer.
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,9 @@
 //! The process's shards: when they start, who turns them, and what the socket layer asks of
 //! them.
 //!
-//! Nothing is opened before the first socket is promoted ([`start`]). From then on application
-//! threads turn the shards while they wait ([`crew`], [`wait`]), and a steward thread does while
-//! they are away ([`steward`]). The child of a fork starts from nothing.
+//! Nothing is opened before the first socket is promoted ([`mod@start`]). From then on
+//! application threads turn the shards while they wait ([`mod@crew`], [`mod@wait`]), and a steward
+//! thread does while they are away ([`steward`]). The child of a fork starts from nothing.
 //!
 //! Lock order: a description's watchers → an epoll set → a description's own lock → a shard.
 //! No lock of these is held while a shard's wakeups are delivered.

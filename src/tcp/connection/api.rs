@@ -30,7 +30,7 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Whether enough room is free that it is worth waking a writer: a third of the buffer, as
-    /// on Linux. [`Event::Writable`](super::Event::Writable) is raised when this becomes true
+    /// on Linux. [`Event::Writable`] is raised when this becomes true
     /// again after a write that left it false.
     pub fn is_writable(&self) -> bool {
         self.may_write() && self.send_space() >= self.config.snd_buf_max_bytes as usize / 3
@@ -84,7 +84,7 @@ impl<P: Payload> Connection<P> {
             || self.state == State::Closed
     }
 
-    /// The application found no room: [`Event::Writable`](super::Event::Writable) is to follow.
+    /// The application found no room: [`Event::Writable`] is to follow.
     pub fn want_write(&mut self) {
         self.flags |= Flags::WRITER_WAITS;
     }
