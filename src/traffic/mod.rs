@@ -11,6 +11,7 @@
 //! Knows nothing of frames, connections or sockets of the application.
 #![forbid(unsafe_code)]
 
+mod kernel_connections;
 pub mod lease;
 pub mod port_range;
 pub mod reserve;
@@ -18,5 +19,6 @@ pub mod steering;
 #[cfg(feature = "xdp")]
 pub mod xdp;
 
+pub use kernel_connections::kernel_has_connections;
 pub use lease::{Lease, LeaseError};
 pub use port_range::{ConnectRules, ParseRangeError, PortBlock, PortSet};

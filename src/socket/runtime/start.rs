@@ -132,16 +132,19 @@ mod xdp {
     use crate::stats::{Board, BoardInfo, Reason, RunState};
     use crate::sys::{self, internal};
     use crate::time::{Clock, Duration, Instant, SystemClock};
-    use crate::traffic::Lease;
     use crate::traffic::xdp::{PortOwner, Steering};
+    use crate::traffic::{Lease, kernel_has_connections};
     use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
 
     impl Steer for Steering {
         fn set_port(&mut self, port: u16, ours: bool) -> std::io::Result<()> {
-            let owner = if ours {
-                PortOwner::Luna
-            } else {
-                PortOwner::Kernel
+            let owner = match ours {
+                false => PortOwner::Kernel,
+                // Nobody's existing connection may be broken by our start.
+                true if kernel_has_connections(port).unwrap_or(true) => {
+                    PortOwner::LunaUnlessKernelConnection
+                }
+                true => PortOwner::Luna,
             };
             Self::set_port(self, port, owner)
         }
