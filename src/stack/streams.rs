@@ -272,13 +272,6 @@ impl Shard {
         })
     }
 
-    /// Whether the handshake has been completed, and the connection has not failed since.
-    pub fn is_connected(&self, id: ConnId) -> bool {
-        self.slots
-            .get(slot_key(id))
-            .is_some_and(|s| s.conn.state().is_synchronized())
-    }
-
     /// Takes the pending error (`SO_ERROR`).
     pub fn take_error(&mut self, id: ConnId) -> Option<ConnError> {
         self.slots.get_mut(slot_key(id))?.error.take()
@@ -325,11 +318,6 @@ impl Shard {
         self.slots
             .get(slot_key(id))
             .map_or((0, 0), |s| (s.conn.unacked_bytes(), s.conn.unsent_bytes()))
-    }
-
-    /// The pending error, left in place.
-    pub fn pending_error(&self, id: ConnId) -> Option<ConnError> {
-        self.slots.get(slot_key(id))?.error
     }
 }
 
