@@ -57,7 +57,7 @@ fn slices(c: &mut Criterion) {
     c.bench_function("alloc, lend, free_ptr, drain", |b| {
         b.iter(|| {
             if let Some(slice) = pool.alloc(2048) {
-                let _ = area.free_ptr(slice.lend());
+                let _ = area.free_ptr(slice.lend().as_ptr());
             }
             pool.drain_remote()
         })

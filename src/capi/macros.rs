@@ -22,6 +22,10 @@ impl Failure for ssize_t {
     const FAILED: Self = -1;
 }
 
+impl<T> Failure for *mut T {
+    const FAILED: Self = core::ptr::null_mut();
+}
+
 const _: () = assert!(size_of::<c_long>() == size_of::<ssize_t>());
 
 /// Runs the body of an exported function.

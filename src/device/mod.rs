@@ -79,6 +79,19 @@ pub struct DeviceStats {
     pub bytes_copied: u64,
 }
 
+impl DeviceStats {
+    /// Adds another device's.
+    pub fn add(&mut self, other: &Self) {
+        self.rx_frames += other.rx_frames;
+        self.rx_bytes += other.rx_bytes;
+        self.rx_dropped += other.rx_dropped;
+        self.tx_frames += other.tx_frames;
+        self.tx_bytes += other.tx_bytes;
+        self.doorbells += other.doorbells;
+        self.bytes_copied += other.bytes_copied;
+    }
+}
+
 /// A link's queue pair.
 ///
 /// All methods are called with the shard's lock held, by one thread at a time.

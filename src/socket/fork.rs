@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::description::{self, Kind};
-use super::{listener, placeholder, runtime};
+use super::{buffers, listener, placeholder, runtime};
 use crate::sys::{self, ForkState};
 
 /// The process that the tables belong to.
@@ -78,6 +78,7 @@ fn become_child() {
     let _the_handlers_do_alone = sys::fork_guard_rearm();
     OWNER.store(sys::getpid(), Ordering::Release);
     runtime::after_fork_child();
+    buffers::after_fork_child();
     listener::forget_groups();
     for pin in description::all() {
         match pin.kind() {

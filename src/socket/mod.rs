@@ -6,6 +6,7 @@
 
 pub mod addr;
 pub mod blocking;
+pub mod buffers;
 pub mod calls;
 pub mod cell;
 pub mod close;
@@ -29,6 +30,8 @@ pub mod sendfile;
 pub mod stream;
 pub mod table;
 pub mod tcp_info;
+pub mod totals;
+
 #[cfg(any(test, feature = "testutil"))]
 #[allow(
     clippy::expect_used,

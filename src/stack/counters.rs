@@ -77,13 +77,57 @@ pub struct Counters {
     pub active_opens: u64,
     /// Connections opened by peers and established.
     pub passive_opens: u64,
-    /// Payload bytes copied between the application's memory and the stack's, either way.
-    pub bytes_copied: u64,
+    /// Payload bytes that the application has received.
+    pub bytes_in: u64,
+    /// Payload bytes that the application has given us to send.
+    pub bytes_out: u64,
+    /// Of [`Counters::bytes_in`], those copied on their way to the application.
+    pub bytes_copied_in: u64,
+    /// Of [`Counters::bytes_out`], those copied on their way from the application.
+    pub bytes_copied_out: u64,
     /// Packets that went no further, by reason.
     pub drops: [u64; DROP_KINDS],
 }
 
 impl Counters {
+    /// Adds another shard's.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            turns,
+            turns_idle,
+            segments_in,
+            segments_out,
+            retransmits,
+            segments_unknown,
+            resets_out,
+            cookies_out,
+            active_opens,
+            passive_opens,
+            bytes_in,
+            bytes_out,
+            bytes_copied_in,
+            bytes_copied_out,
+            drops,
+        } = other;
+        self.turns += turns;
+        self.turns_idle += turns_idle;
+        self.segments_in += segments_in;
+        self.segments_out += segments_out;
+        self.retransmits += retransmits;
+        self.segments_unknown += segments_unknown;
+        self.resets_out += resets_out;
+        self.cookies_out += cookies_out;
+        self.active_opens += active_opens;
+        self.passive_opens += passive_opens;
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
+        self.bytes_copied_in += bytes_copied_in;
+        self.bytes_copied_out += bytes_copied_out;
+        for (sum, more) in self.drops.iter_mut().zip(drops) {
+            *sum += more;
+        }
+    }
+
     /// One more packet dropped.
     pub(super) fn count_drop(&mut self, reason: Drop) {
         if let Some(n) = self.drops.get_mut(reason as usize) {

@@ -312,6 +312,16 @@ impl Shard {
         self.device.stats()
     }
 
+    /// The packet memory.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The packet memory, to allocate from.
+    pub fn pool_mut(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     /// Lets go of the device, for good: nothing is received or sent any more.
     pub fn give_up_device(&mut self) {
         self.device = Box::new(Gone);

@@ -143,7 +143,8 @@ impl Shard {
         if sent < wanted {
             slot.conn.want_write();
         }
-        self.stats.bytes_copied += sent as u64;
+        self.stats.bytes_out += sent as u64;
+        self.stats.bytes_copied_out += sent as u64;
         self.mark_dirty(id.index);
         Ok(sent)
     }
@@ -185,9 +186,10 @@ impl Shard {
         };
         if !mode.peek {
             slot.conn.consume(received);
+            self.stats.bytes_in += received as u64;
+            self.stats.bytes_copied_in += received as u64;
             self.mark_dirty(id.index);
         }
-        self.stats.bytes_copied += received as u64;
         Ok(received)
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::backing::{Backing, Mapping};
-use super::layout::{ID_OBJECT_BITS, ZONE_BYTES, object_at};
+use super::layout::{ID_OBJECT_BITS, OBJECT_BYTES, ZONE_BYTES, object_at};
 use super::zone::{Core, Ctx, Lent, Place};
 
 /// Most zones of an area: 64 GiB.
@@ -195,6 +195,18 @@ impl Area {
             Ok(_) => Ok(()),
             Err(_) => Err(self.count(FreeError::AlreadyFree)),
         }
+    }
+
+    /// How many bytes there are from `pointer` to the end of the object that it points into.
+    /// From any thread; does not ask who holds the object.
+    ///
+    /// # Errors
+    /// [`FreeError::Foreign`], counted.
+    pub fn room_at(&self, pointer: *const u8) -> Result<usize, FreeError> {
+        let found = self.find(pointer)?;
+        // SAFETY: `find` gives existing objects.
+        let object = unsafe { found.place.object(found.class) };
+        Ok(OBJECT_BYTES[found.class] - (pointer.addr() - object.addr().get()))
     }
 
     /// How often an application freed what it could not free.

@@ -1,6 +1,7 @@
 //! The lock around a shard.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 #[allow(
     clippy::disallowed_types,
     reason = "taken once per turn or call, not per packet"
@@ -24,6 +25,11 @@ pub struct ShardCell<T> {
     inner: Mutex<Inside<T>>,
     /// Whose turn it is, as the address of a thread-local; 0 if nobody's.
     holder: AtomicUsize,
+    /// The contents, while whoever is inside has stepped back to run foreign code
+    /// ([`ShardCell::suspend`]). Only the holder's thread reads or writes it.
+    suspended: AtomicPtr<T>,
+    /// How many threads wait to come in.
+    waiting: AtomicUsize,
 }
 
 /// Why a shard could not be entered.
@@ -55,7 +61,7 @@ thread_local! {
 }
 
 fn me() -> usize {
-    ME.with(|me| core::ptr::from_ref(me).addr())
+    ME.with(|me| ptr::from_ref(me).addr())
 }
 
 impl<T> ShardCell<T> {
@@ -64,6 +70,8 @@ impl<T> ShardCell<T> {
         Self {
             inner: Mutex::new(Inside(build())),
             holder: AtomicUsize::new(0),
+            suspended: AtomicPtr::new(ptr::null_mut()),
+            waiting: AtomicUsize::new(0),
         }
     }
 
@@ -75,6 +83,8 @@ impl<T> ShardCell<T> {
         Ok(Self {
             inner: Mutex::new(Inside(build()?)),
             holder: AtomicUsize::new(0),
+            suspended: AtomicPtr::new(ptr::null_mut()),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -84,17 +94,22 @@ impl<T> ShardCell<T> {
     ///
     /// # Errors
     /// [`ShardError`]; `f` has not run.
+    #[inline]
     pub fn with<R: Send>(&self, f: impl FnOnce(&mut T) -> R + Send) -> Result<R, ShardError> {
         let me = me();
+        // Only we ourselves can have written our own address. In a callback of an event loop
+        // this is all there is: no atomic read-modify-write.
+        if self.holder.load(Ordering::Relaxed) == me {
+            return self.reenter(f);
+        }
         let guard = match self.inner.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(_)) => return Err(ShardError::Poisoned),
             Err(TryLockError::WouldBlock) => {
-                // Only we ourselves can have written our own address.
-                if self.holder.load(Ordering::Relaxed) == me {
-                    return Err(ShardError::Reentered);
-                }
-                self.inner.lock().map_err(|_| ShardError::Poisoned)?
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                let guard = self.inner.lock();
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                guard.map_err(|_| ShardError::Poisoned)?
             }
         };
         Ok(self.run(me, guard, f))
@@ -105,11 +120,46 @@ impl<T> ShardCell<T> {
         &self,
         f: impl FnOnce(&mut T) -> R + Send,
     ) -> Option<Result<R, ShardError>> {
+        let me = me();
+        if self.holder.load(Ordering::Relaxed) == me {
+            return Some(self.reenter(f));
+        }
         match self.inner.try_lock() {
-            Ok(guard) => Some(Ok(self.run(me(), guard, f))),
+            Ok(guard) => Some(Ok(self.run(me, guard, f))),
             Err(TryLockError::Poisoned(_)) => Some(Err(ShardError::Poisoned)),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// From inside, where `contents` is what the cell holds: runs `foreign`, during which this
+    /// thread may come in again ([`ShardCell::with`]), as callbacks of an event loop do.
+    /// `contents` must be in order, and may have changed when it returns.
+    #[inline]
+    pub fn suspend<R>(&self, contents: &mut T, foreign: impl FnOnce() -> R) -> R {
+        let outer = self.suspended.swap_plainly(ptr::from_mut(contents));
+        let restore = Restore(&self.suspended, outer);
+        let result = foreign();
+        drop(restore);
+        result
+    }
+
+    /// Whether another thread waits to come in: whoever stays inside for long should let it.
+    #[inline]
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    fn reenter<R>(&self, f: impl FnOnce(&mut T) -> R) -> Result<R, ShardError> {
+        // Taken for as long as `f` runs, so that there is never a second way in.
+        let contents = self.suspended.swap_plainly(ptr::null_mut());
+        let restore = Restore(&self.suspended, contents);
+        // SAFETY: null, or made from the `&mut T` that `suspend`, further up this very thread's
+        // stack, borrows until its `foreign` returns, inside of which we are; it is null while
+        // another `with` uses it.
+        let inside = unsafe { contents.as_mut() }.ok_or(ShardError::Reentered)?;
+        let result = f(inside);
+        drop(restore);
+        Ok(result)
     }
 
     fn run<R>(
@@ -127,11 +177,81 @@ impl<T> ShardCell<T> {
     }
 }
 
+/// A swap that only the holder's thread makes, so it need not be atomic.
+trait SwapPlainly<T> {
+    fn swap_plainly(&self, new: *mut T) -> *mut T;
+}
+
+impl<T> SwapPlainly<T> for AtomicPtr<T> {
+    #[inline]
+    fn swap_plainly(&self, new: *mut T) -> *mut T {
+        let old = self.load(Ordering::Relaxed);
+        self.store(new, Ordering::Relaxed);
+        old
+    }
+}
+
+/// Puts a pointer back, also when what happens meanwhile panics.
+struct Restore<'a, T>(&'a AtomicPtr<T>, *mut T);
+
+impl<T> Drop for Restore<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(self.1, Ordering::Relaxed);
+    }
+}
+
 /// Takes the holder's name off the door.
 struct Mark<'a>(&'a AtomicUsize);
 
 impl Drop for Mark<'_> {
     fn drop(&mut self) {
         self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_code_comes_in_again_and_only_one_at_a_time() {
+        let cell = ShardCell::new(|| 1);
+        let seen = cell.with(|outer| {
+            *outer += 1;
+            assert_eq!(cell.with(|_| ()), Err(ShardError::Reentered));
+            cell.suspend(outer, || {
+                let inner = cell.with(|inner| {
+                    *inner += 1;
+                    assert_eq!(cell.with(|_| ()), Err(ShardError::Reentered));
+                    cell.suspend(inner, || assert_eq!(cell.with(|third| *third), Ok(3)));
+                    *inner
+                });
+                assert_eq!(inner, Ok(3));
+            });
+            assert_eq!(cell.try_with(|_| ()), Some(Err(ShardError::Reentered)));
+            *outer
+        });
+        assert_eq!(seen, Ok(3));
+        assert_eq!(cell.with(|value| *value), Ok(3));
+    }
+
+    #[test]
+    fn another_thread_waits_while_foreign_code_runs() {
+        let cell = ShardCell::new(|| 0);
+        std::thread::scope(|scope| {
+            cell.with(|outer| {
+                let other = scope.spawn(|| cell.with(|value| *value));
+                cell.suspend(outer, || {
+                    while !cell.is_wanted() {
+                        std::thread::yield_now();
+                    }
+                    cell.with(|inner| *inner = 7).unwrap();
+                });
+                other
+            })
+            .map(|other| assert_eq!(other.join().unwrap(), Ok(7)))
+            .unwrap();
+        });
     }
 }

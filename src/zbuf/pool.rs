@@ -11,8 +11,11 @@ use super::area::{Area, FreeError};
 use super::layout::{
     CLASSES, OBJECT_BYTES, OBJECT_COUNT, POOL_ZONES_MAX, ZONE_BYTES, class_for, object_at,
 };
-use super::slice::Slice;
+use super::slice::{Loan, Slice};
 use super::zone::{self, Core, Ctx, Lent, Place};
+
+/// Room in front of what an application allocates, for the headers of Ethernet, IP and TCP.
+const HEADROOM: usize = 128;
 
 /// What a pool is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +253,11 @@ impl Pool {
             .sum()
     }
 
+    /// How many objects the application holds, as far as [`Pool::drain_remote`] has seen.
+    pub fn lent(&self) -> usize {
+        self.core().lent.get() as usize
+    }
+
     /// The area that the pool's zones are of.
     pub fn area(&self) -> &Arc<Area> {
         &self.area
@@ -359,6 +367,36 @@ impl Pool {
         // SAFETY: within data_start (checked) and the object's end, where `lend` put used_end;
         // the reference is the one just taken.
         Ok(unsafe { Slice::from_parts(found.place, found.class, offset, len as u32) })
+    }
+
+    /// A new object that holds at least `bytes`, with one reference, which is the application's.
+    /// `None` if `bytes` exceeds every class or the pool is exhausted.
+    ///
+    /// The bytes are what the object's last owner left there: of this process.
+    pub fn lend_new(&mut self, bytes: usize) -> Option<Loan> {
+        // Where a header fits in front without taking the next size, a segment from the object's
+        // start leaves as one piece.
+        let headroom = match (class_for(bytes), class_for(bytes.checked_add(HEADROOM)?)) {
+            (Some(plain), Some(roomy)) if plain == roomy => HEADROOM,
+            _ => 0,
+        };
+        Some(self.alloc_with_headroom(bytes, headroom)?.lend())
+    }
+
+    /// Whether the application, which holds the object that `pointer` points into, may write to
+    /// it: it holds one reference, and nobody else any (a send queue, the link).
+    ///
+    /// # Errors
+    /// [`FreeError`], counted: `AlreadyFree` if the application does not hold it.
+    pub fn is_writable(&self, pointer: *const u8) -> Result<bool, FreeError> {
+        let found = self.area.find(pointer)?;
+        if !found.belongs_to(self.core) {
+            return Err(self.area.count(FreeError::Foreign));
+        }
+        match Lent::unpack(found.ctx.lent.load(Ordering::Acquire)).held {
+            0 => Err(self.area.count(FreeError::AlreadyFree)),
+            held => Ok(held == 1 && found.ctx.refs.get() == 1),
+        }
     }
 
     fn core(&self) -> &Core {

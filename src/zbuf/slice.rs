@@ -246,7 +246,7 @@ impl Slice {
     /// Nothing is appended to the object afterwards: the rest of it is the application's.
     /// Returns where the slice began.
     #[must_use]
-    pub fn lend(self) -> *mut u8 {
+    pub fn lend(self) -> Loan {
         let slice = ManuallyDrop::new(self);
         let (ctx, place) = (slice.ctx(), slice.place());
         ctx.used_end.set(slice.object_bytes() as u32);
@@ -272,8 +272,19 @@ impl Slice {
             // SAFETY: `slice` owned a reference and will not drop it; slices exist only where
             // the lock is held.
             unsafe { place.release(1) };
+        } else {
+            // SAFETY: the slice's object is in a formatted zone.
+            let header = unsafe { place.header() };
+            if header.magic == MAGIC {
+                // SAFETY: `core` outlives the zone's objects: `Pool::drop`.
+                let lent = unsafe { &(*header.core).lent };
+                lent.set(lent.get().saturating_add(1));
+            }
         }
-        slice.addressable().0.as_ptr()
+        Loan {
+            start: slice.addressable().0,
+            len: slice.len(),
+        }
     }
 
     /// The slice's start and its offset in the pool's memory, moved back by one if that is the
@@ -377,6 +388,34 @@ impl core::fmt::Debug for Slice {
             .field("len", &self.len)
             .field("refs", &self.ctx().refs.get())
             .finish()
+    }
+}
+
+/// Bytes that the application holds: what [`Slice::lend`] gave it. A number, not a reference:
+/// dropping it gives nothing back.
+#[derive(Clone, Copy, Debug)]
+pub struct Loan {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: an address and a length; reading or writing through it is the application's business.
+unsafe impl Send for Loan {}
+
+impl Loan {
+    /// Where the bytes begin; an address in their object.
+    pub fn as_ptr(self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// How many bytes.
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
     }
 }
 

@@ -117,7 +117,7 @@ fn slices_at_an_objects_end_belong_to_that_object() {
             assert_eq!(offset, slice.umem_offset() + size as u64 - 1);
             // SAFETY: `into_umem` has just given us this reference.
             assert!(unsafe { pool.drop_umem(offset) });
-            let pointer = end.lend();
+            let pointer = end.lend().as_ptr();
             assert_eq!(pool.area().free_ptr(pointer), Ok(()));
         }
         assert_eq!(pool.drain_remote(), all.len());
@@ -132,8 +132,8 @@ fn every_interior_pointer_leads_to_its_object() {
     for (class, size) in OBJECT_BYTES.into_iter().enumerate() {
         let mut pool = pool();
         let area = pool.area().clone();
-        let first = pool.alloc(size).unwrap().lend();
-        let second = pool.alloc(size).unwrap().lend();
+        let first = pool.alloc(size).unwrap().lend().as_ptr();
+        let second = pool.alloc(size).unwrap().lend().as_ptr();
         assert_eq!(second.addr() - first.addr(), size);
         for offset in [0, 1, size / 2, size - 1] {
             let pointer = first.wrapping_add(offset);
@@ -239,7 +239,7 @@ fn append_shows_only_in_the_slice_appended_to() {
     );
     // After lending, the rest is the application's.
     let mut lent = filled(&mut pool, 2048, b"abc");
-    let pointer = lent.clone().lend();
+    let pointer = lent.clone().lend().as_ptr();
     assert_eq!(lent.append(b"d"), 0);
     pool.area().free_ptr(pointer).unwrap();
 }
@@ -254,7 +254,7 @@ fn bytes_change_only_under_the_only_reference() {
     assert!(slice.bytes_mut().is_none());
     // SAFETY: the descriptor of `into_tx` above.
     assert!(unsafe { pool.tx_complete(in_flight) });
-    let pointer = slice.clone().lend();
+    let pointer = slice.clone().lend().as_ptr();
     assert!(slice.bytes_mut().is_none());
     pool.area().free_ptr(pointer).unwrap();
     pool.drain_remote();
@@ -430,7 +430,7 @@ fn frees_from_many_threads_all_arrive() {
             let mut shares = vec![Vec::new(); THREADS];
             for object in &objects {
                 for share in &mut shares {
-                    share.push(object.clone().lend().addr());
+                    share.push(object.clone().lend().as_ptr().addr());
                 }
             }
             for (sender, share) in senders.iter().zip(shares) {
@@ -469,11 +469,11 @@ fn an_object_freed_twice_over_before_a_drain_is_on_the_list_once() {
     let area = pool.area().clone();
     let (kept, other) = (
         filled(&mut pool, 1, b"kept"),
-        filled(&mut pool, 1, b"other").lend(),
+        filled(&mut pool, 1, b"other").lend().as_ptr(),
     );
     // Lent anew while its return is pending: the application's plain reference twice over.
     for _ in 0..2 {
-        area.free_ptr(kept.clone().lend()).unwrap();
+        area.free_ptr(kept.clone().lend().as_ptr()).unwrap();
         let _ = area.free_ptr(other);
     }
     assert_eq!(
@@ -500,7 +500,7 @@ fn an_exhausted_pool_finds_what_was_freed_elsewhere() {
     );
     let held: Vec<_> = (0..)
         .map_while(|_| pool.alloc(65536))
-        .map(|slice| slice.lend().addr())
+        .map(|slice| slice.lend().as_ptr().addr())
         .collect();
     assert_eq!(held.len(), OBJECT_COUNT[3]);
     assert!(pool.alloc(65536).is_none());
@@ -513,7 +513,7 @@ fn an_exhausted_pool_finds_what_was_freed_elsewhere() {
     })
     .unwrap();
     let slice = pool.alloc(65536).unwrap();
-    assert_eq!(slice.lend().addr(), held[7]);
+    assert_eq!(slice.lend().as_ptr().addr(), held[7]);
 }
 
 #[test]
@@ -529,7 +529,7 @@ fn zones_return_to_the_area_unless_slices_outlive_their_pool() {
         Pool::new(&area, PoolConfig { zones: 2, ..config }).err(),
         Some(PoolError::Exhausted { wanted: 2, free: 1 })
     );
-    let pointer = filled(&mut pool, 1, b"x").lend();
+    let pointer = filled(&mut pool, 1, b"x").lend().as_ptr();
     area.free_ptr(pointer).unwrap();
     drop(pool);
     assert_eq!(area.zones_free(), 4);

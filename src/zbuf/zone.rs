@@ -101,6 +101,8 @@ pub(super) struct Core {
     /// pushes; the pool's owner takes all at once, so that nothing can be popped under a pusher
     /// (no ABA problem).
     pub(super) remote: AtomicU32,
+    /// Plain references that stand for what applications hold.
+    pub(super) lent: Cell<u32>,
 }
 
 impl Core {
@@ -114,6 +116,7 @@ impl Core {
             base,
             lists: [list(), list(), list(), list()],
             remote: AtomicU32::new(ID_NONE),
+            lent: Cell::new(0),
         }
     }
 
@@ -204,9 +207,11 @@ impl Core {
             // First the link, then the count: from then on another thread may push it again.
             id = ctx.next.load(Ordering::Relaxed);
             let before = ctx.lent.fetch_and(u64::from(u32::MAX), Ordering::AcqRel);
+            let returned = Lent::unpack(before).returned;
+            self.lent.set(self.lent.get().saturating_sub(returned));
             // SAFETY: each of `returned` stands for a plain reference of the application's,
             // which it has given up; we hold the lock.
-            unsafe { place.release(Lent::unpack(before).returned) };
+            unsafe { place.release(returned) };
             drained += 1;
         }
         drained

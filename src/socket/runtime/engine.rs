@@ -2,10 +2,28 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use crate::socket::description;
 use crate::stack::{Shard, TurnReport, Wakeup};
 use crate::time::Instant;
+use crate::zbuf::Area;
+
+/// Where a shard's packet memory is.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    pub(crate) area: Arc<Area>,
+    pub(crate) start: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Memory {
+    /// Whether an address is in it.
+    #[inline]
+    pub(crate) fn contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.start) < self.bytes
+    }
+}
 
 /// Something that is turned.
 pub(crate) trait Engine {
@@ -21,6 +39,10 @@ pub(crate) trait Engine {
     fn wait_fds(&self) -> &[RawFd];
     /// Moves the wakeups since the last call to the back of `out`.
     fn take_wakeups(&mut self, out: &mut Vec<Wakeup>);
+    /// The packet memory, if it has any.
+    fn memory(&self) -> Option<Memory> {
+        None
+    }
     /// Tells whoever watches. Called with no lock held.
     fn deliver(wakeup: Wakeup);
 }
@@ -48,6 +70,15 @@ impl Engine for Shard {
 
     fn take_wakeups(&mut self, out: &mut Vec<Wakeup>) {
         Self::take_wakeups(self, out);
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        let (start, bytes) = self.pool().umem();
+        Some(Memory {
+            area: Arc::clone(self.pool().area()),
+            start: start.addr(),
+            bytes,
+        })
     }
 
     fn deliver(wakeup: Wakeup) {

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::engine::Engine;
+use super::engine::{Engine, Memory};
 use super::thread::{NOBODY, STEWARD};
 use super::wake::Wake;
 use crate::stack::{TurnReport, Wakeup};
@@ -21,6 +21,7 @@ pub(crate) struct Lane<E> {
     cell: ShardCell<E>,
     /// The device's, which do not change.
     fds: Vec<RawFd>,
+    memory: Option<Memory>,
     /// The thread that watches the device while it waits; [`STEWARD`], or [`NOBODY`].
     leader: AtomicU32,
     /// The engine's next deadline as of the last time that anyone was inside.
@@ -35,12 +36,13 @@ pub(crate) struct Lane<E> {
 
 impl<E: Engine> Lane<E> {
     pub(crate) fn new(cell: ShardCell<E>) -> Self {
-        let fds = cell
-            .with(|engine| engine.wait_fds().to_vec())
+        let (fds, memory) = cell
+            .with(|engine| (engine.wait_fds().to_vec(), engine.memory()))
             .unwrap_or_default();
         Self {
             cell,
             fds,
+            memory,
             leader: AtomicU32::new(NOBODY),
             deadline: AtomicU64::new(Instant::FAR_FUTURE.as_nanos()),
             asleep_until: AtomicU64::new(AWAKE),
@@ -182,6 +184,10 @@ impl<E: Engine> Lane<E> {
         self.leader
             .compare_exchange(number, NOBODY, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
+    }
+
+    pub(crate) fn memory(&self) -> Option<&Memory> {
+        self.memory.as_ref()
     }
 
     pub(crate) fn fds(&self) -> &[RawFd] {

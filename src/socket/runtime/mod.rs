@@ -36,6 +36,7 @@ use crate::stack::{Ready, Shard};
 use crate::sys::{Errno, Leaked};
 use crate::tcp;
 use crate::time::{Clock, Instant, SystemClock};
+use crate::zbuf::Area;
 
 pub use start::{start, start_after_parent};
 
@@ -98,6 +99,39 @@ pub fn turn_for(shard: usize) -> bool {
 #[inline]
 pub fn with_shard<R: Send>(index: usize, f: impl FnOnce(&mut Shard) -> R + Send) -> Option<R> {
     RUNTIME.get()?.crew.lanes().get(index)?.with(f)
+}
+
+/// The shard whose memory an address lies in, and the area that this memory is part of.
+#[inline]
+pub(crate) fn memory_at(address: usize) -> Option<(usize, &'static Area)> {
+    let lanes = RUNTIME.get()?.crew.lanes().iter().enumerate();
+    lanes
+        .filter_map(|(index, lane)| Some((index, lane.memory()?)))
+        .find(|(_, memory)| memory.contains(address))
+        .map(|(index, memory)| (index, &*memory.area))
+}
+
+/// The areas of all shards, each once.
+pub(crate) fn areas() -> Vec<&'static Area> {
+    let lanes = RUNTIME
+        .get()
+        .map_or(&[][..], |runtime| runtime.crew.lanes());
+    let mut areas: Vec<&Area> = Vec::new();
+    for memory in lanes.iter().filter_map(lane::Lane::memory) {
+        if !areas
+            .iter()
+            .any(|other| core::ptr::eq(*other, &*memory.area))
+        {
+            areas.push(&memory.area);
+        }
+    }
+    areas
+}
+
+/// The shard that the calling thread turns by preference; `None` before the start.
+pub(crate) fn home_shard() -> Option<usize> {
+    let lanes = RUNTIME.get()?.crew.lanes().len();
+    Some(with_me(|me| me.home(lanes)))
 }
 
 /// How many shards there are; 0 before the start.

@@ -51,7 +51,7 @@ fn check(best: Backing) {
     let before = frame_number(slice.as_bytes().as_ptr());
     let mut after = None;
     // On the remote list across the fork.
-    let freed = filled(&mut pool, 2048, b"freed").lend();
+    let freed = filled(&mut pool, 2048, b"freed").lend().as_ptr();
     area.free_ptr(freed).unwrap();
     let good = in_child(
         || {

@@ -263,7 +263,7 @@ impl World {
         match *op {
             Op::Drop { .. } => drop(known.slice),
             Op::Lend { .. } => {
-                let pointer = known.slice.lend();
+                let pointer = known.slice.lend().as_ptr();
                 self.lent.push((known.object, pointer));
             }
             Op::Transmit { .. } => {
