@@ -117,6 +117,7 @@ mod bench {
                     header,
                     payload,
                     checksum_offload: false,
+                    segment_bytes: 0,
                 });
             }
         }

@@ -16,7 +16,7 @@ pub const SACK_RANGES_MAX: usize = 64;
 /// Smallest MSS that we honour from a peer (SACK Panic, CVE-2019-11477; Linux's floor is 48).
 pub const MSS_FLOOR_BYTES: u16 = 48;
 /// Most pieces of payload in one segment.
-pub const SEGMENT_PIECES_MAX: usize = 8;
+pub const SEGMENT_PIECES_MAX: usize = 4;
 /// Most links that the control plane's mirror keeps.
 pub const LINKS_MAX: usize = 4096;
 /// Most addresses of this host that the control plane's mirror keeps.

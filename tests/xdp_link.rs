@@ -97,6 +97,7 @@ impl End {
             header,
             payload: pieces,
             checksum_offload: false,
+            segment_bytes: 0,
         });
     }
 
@@ -133,6 +134,7 @@ impl End {
                 header,
                 payload,
                 checksum_offload: false,
+                segment_bytes: 0,
             });
         }
     }
@@ -407,6 +409,7 @@ fn the_program_redirects_exactly_what_is_ours() {
                     header,
                     payload,
                     checksum_offload: false,
+                    segment_bytes: 0,
                 });
                 end.turn();
                 let mut after = before;

@@ -658,6 +658,7 @@ mod tests {
                     header: [0; 14].into_iter().collect(),
                     payload: [payload.clone()].into_iter().collect(),
                     checksum_offload: false,
+                    segment_bytes: 0,
                 };
                 link.from
                     .tx_burst(&mut link.pool, &mut VecDeque::from([frame]));

@@ -18,8 +18,9 @@ use thiserror::Error;
 use crate::zbuf::{Pool, Slice};
 
 /// The most pieces a received or sent frame may consist of besides its header
-/// (a 9,014-byte frame in 2 KiB chunks is six).
-pub const FRAME_PIECES_MAX: usize = 8;
+/// (a 9,014-byte frame in 4 KiB chunks, the first with room in front, is three). Few, because
+/// every frame carries the list with it.
+pub const FRAME_PIECES_MAX: usize = crate::limits::SEGMENT_PIECES_MAX;
 
 /// Room for Ethernet + VLAN + IPv6 + the longest TCP header.
 pub const HEADER_BYTES_MAX: usize = 14 + 4 + 40 + 60;
@@ -47,6 +48,9 @@ pub struct TxFrame {
     pub payload: Pieces,
     /// The TCP checksum field holds only the folded pseudo-header sum: the device completes it.
     pub checksum_offload: bool,
+    /// Payload bytes of each segment that the device is to cut this one into (TSO); 0 = it goes
+    /// as it is. Never set for a device whose `tso_bytes_max` is 0.
+    pub segment_bytes: u16,
 }
 
 /// What a device can do; asked once, when a shard starts.

@@ -496,6 +496,7 @@ mod tests {
             header: [1; 54].into_iter().collect(),
             payload: [payload.clone()].into_iter().collect(),
             checksum_offload: false,
+            segment_bytes: 0,
         };
         let mut got = Vec::new();
         left.tx_burst(&mut pool, &mut VecDeque::from([frame]));
@@ -504,9 +505,9 @@ mod tests {
         assert_eq!(got[0].pieces[1].umem_offset(), at);
         assert!(!payload.is_unique());
         assert_eq!(rx_bytes(&got[0]), [vec![1; 54], vec![7; 1000]].concat());
-        // Eight pieces leave no room for the header's: copied.
+        // Four pieces leave no room for the header's: copied.
         got.clear();
-        let parts: [&[u8]; 8] = [&[3; 1000]; 8];
+        let parts: [&[u8]; 4] = [&[3; 2000]; 4];
         send(&mut left, &mut pool, &[2; 54], &parts);
         right.rx_burst(&mut pool, &mut got, 1);
         assert_eq!(rx_bytes(&got[0]), [vec![2; 54], vec![3; 8000]].concat());
@@ -540,6 +541,7 @@ mod tests {
                         .into_iter()
                         .collect(),
                     checksum_offload: false,
+                    segment_bytes: 0,
                 })
                 .into();
             assert_eq!(from.tx_burst(&mut ours, &mut frames), 3);

@@ -29,6 +29,7 @@ pub(crate) fn tx_frame(pool: &mut Pool, header: &[u8], parts: &[&[u8]]) -> TxFra
             .map(|part| pool.copy_in(part).unwrap())
             .collect(),
         checksum_offload: false,
+        segment_bytes: 0,
     }
 }
 

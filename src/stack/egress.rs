@@ -139,6 +139,7 @@ impl Shard {
             header: bytes,
             payload,
             checksum_offload: offload,
+            segment_bytes: 0,
         };
         match waits_for {
             None => self.tx.push_back(frame),

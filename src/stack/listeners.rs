@@ -14,7 +14,7 @@ use super::slab::SlabKey;
 use crate::device::Pieces;
 use crate::tcp::listener::{HandshakeDone, ListenDisposition, ListenDrop};
 use crate::tcp::time_wait::TimeWaitDecision;
-use crate::tcp::{Config, Connection, Ports, cookie, listener};
+use crate::tcp::{Config, Connection, Ports, SharedConfig, cookie, listener};
 use crate::time::Instant;
 use crate::wire::{Ecn, SeqNum};
 use crate::zbuf::Slice;
@@ -235,7 +235,8 @@ impl Shard {
             return;
         };
         let (local, remote) = (arrived.local, arrived.remote);
-        let config = self.complete(&listener.config, local.ip(), remote.ip());
+        let config = listener.config.clone();
+        let config = self.complete(&config, local.ip(), remote.ip());
         let iss = self.isn.initial_sequence(now, local, remote);
         let iss = iss_min.map_or(iss, |min| min.latest(iss));
         let ts_offset = self.isn.timestamp_offset(local, remote);
@@ -357,7 +358,12 @@ impl Shard {
     }
 
     /// A listener's or an application's settings, completed by what the way to the peer gives.
-    pub(super) fn complete(&self, config: &Config, local: IpAddr, remote: IpAddr) -> Config {
+    pub(super) fn complete(
+        &mut self,
+        config: &Config,
+        local: IpAddr,
+        remote: IpAddr,
+    ) -> SharedConfig {
         let mut config = config.clone();
         let headers = if local.is_ipv4() {
             HEADERS_V4
@@ -370,7 +376,8 @@ impl Shard {
         config.mss_local = config.mss_local.min(mss);
         config.mss_default = default_mss(local);
         config.seed = self.seed;
-        config
+        config.sanitize();
+        self.configs.share(config)
     }
 
     /// The handshake of a connection is complete.

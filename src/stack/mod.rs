@@ -7,6 +7,7 @@
 //! Out: `streams` (what the layer above asks) → dirty list → `egress` → device.
 
 mod api;
+mod configs;
 mod counters;
 mod egress;
 mod flow_table;

@@ -9,6 +9,7 @@ use bitflags::bitflags;
 use hashbrown::HashMap;
 
 use super::api::{ConnError, Ready, TurnReport, Wakeup};
+use super::configs::Configs;
 use super::counters::Counters;
 use super::flow_table::{Flow, FlowKey, FlowTable};
 use super::link::{HopCache, Link};
@@ -99,6 +100,7 @@ pub struct Shard {
     pub(super) timers: TimerWheel,
     pub(super) isn: IsnGenerator,
     pub(super) seed: u64,
+    pub(super) configs: Configs,
     pub(super) dirty: Vec<u32>,
     pub(super) woken: Vec<u32>,
     pub(super) starved: Vec<u32>,
@@ -160,6 +162,7 @@ impl Shard {
             timers: TimerWheel::new(now),
             isn: IsnGenerator::new(isn_key),
             seed,
+            configs: Configs::default(),
             dirty: Vec::new(),
             woken: Vec::new(),
             starved: Vec::new(),
@@ -249,8 +252,13 @@ impl Shard {
                 self.after_input(now, index);
             } else {
                 // A lazy timer: its deadline has moved since.
-                let at = slot.conn.poll_at();
-                self.timers.schedule(index, at);
+                let at = match slot.conn.poll_at() {
+                    Instant::FAR_FUTURE => slot.conn.rest(now),
+                    at => Some(at),
+                };
+                if let Some(at) = at {
+                    self.timers.schedule(index, at);
+                }
             }
         }
         self.due = due;
@@ -427,10 +435,9 @@ impl Shard {
             State::Closed if unwanted || unborn => self.forget(index),
             State::TimeWait if unwanted => self.retire(now, index),
             _ => {
+                // A timer that was disarmed keeps its place in the wheel and is found idle there.
                 let at = slot.conn.poll_at();
-                if at == Instant::FAR_FUTURE {
-                    self.timers.cancel(index);
-                } else {
+                if at != Instant::FAR_FUTURE {
                     self.timers.schedule(index, at);
                 }
             }

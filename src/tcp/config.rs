@@ -3,6 +3,8 @@
 //! Knows nothing of how options are named by the socket layer.
 #![forbid(unsafe_code)]
 
+use std::rc::Rc;
+
 use crate::limits::MSS_FLOOR_BYTES;
 use crate::time::Duration;
 
@@ -45,7 +47,7 @@ impl Default for Keepalive {
     }
 }
 
-/// Everything that can be set on a connection. Copied into it at birth.
+/// Everything that can be set on a connection. Connections share it until one changes its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The MSS we announce: what our link takes, less the fixed IP and TCP headers.
@@ -143,6 +145,12 @@ impl Config {
     /// Forces values that would break the protocol back into its limits.
     #[must_use]
     pub fn sanitized(mut self) -> Self {
+        self.sanitize();
+        self
+    }
+
+    /// The same in place.
+    pub fn sanitize(&mut self) {
         self.mss_min = self.mss_min.max(MSS_FLOOR_BYTES);
         self.mss_local = self.mss_local.max(self.mss_min);
         self.mss_default = self.mss_default.max(self.mss_min);
@@ -152,6 +160,38 @@ impl Config {
         self.rto_min = self.rto_min.max(Duration::from_micros(100));
         self.rto_max = self.rto_max.max(self.rto_min);
         self.rto_initial = self.rto_initial.max(self.rto_min).min(self.rto_max);
-        self
+    }
+}
+
+/// A [`Config`] within the protocol's limits, shared by the connections that were made with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedConfig(Rc<Config>);
+
+impl From<&Config> for SharedConfig {
+    fn from(config: &Config) -> Self {
+        Self(Rc::new(config.clone().sanitized()))
+    }
+}
+
+impl From<&Self> for SharedConfig {
+    fn from(config: &Self) -> Self {
+        config.clone()
+    }
+}
+
+impl core::ops::Deref for SharedConfig {
+    type Target = Config;
+    #[inline]
+    fn deref(&self) -> &Config {
+        &self.0
+    }
+}
+
+impl SharedConfig {
+    /// Changes it for this owner alone.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Config)) {
+        let config = Rc::make_mut(&mut self.0);
+        change(config);
+        config.sanitize();
     }
 }

@@ -19,6 +19,7 @@ mod config;
 mod congestion;
 mod connection;
 pub mod cookie;
+mod fifo;
 mod info;
 pub mod isn;
 pub mod listener;
@@ -38,7 +39,9 @@ pub(crate) mod testutil;
 pub mod time_wait;
 mod timers;
 
-pub use config::{BUFFER_BYTES_MAX, Config, Keepalive, MSS_DEFAULT_V4, MSS_DEFAULT_V6, Ports};
+pub use config::{
+    BUFFER_BYTES_MAX, Config, Keepalive, MSS_DEFAULT_V4, MSS_DEFAULT_V6, Ports, SharedConfig,
+};
 pub use connection::{Connection, Event};
 pub use info::{Counters, Info, TimeWaitSeed, TimeWaitStamps};
 pub use payload::{Payload, Pieces};

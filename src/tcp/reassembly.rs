@@ -6,10 +6,9 @@
 //! taken back. Knows nothing of the receive queue or of acknowledgment policy.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
-
 use arrayvec::ArrayVec;
 
+use super::fifo::Fifo;
 use super::payload::{Payload, Pieces};
 use super::receiver::push_coalescing;
 use crate::limits::REASSEMBLY_RANGES_MAX;
@@ -32,7 +31,7 @@ struct Range<P> {
     end: SeqNum,
     /// When it last changed, in arrivals: RFC 2018 wants the latest reported first.
     stamp: u32,
-    pieces: VecDeque<P>,
+    pieces: Fifo<P>,
 }
 
 /// The out-of-order store. Unallocated until something is out of order.
@@ -111,7 +110,7 @@ impl<P: Payload> Reassembly<P> {
                     start,
                     end: start,
                     stamp: 0,
-                    pieces: VecDeque::new(),
+                    pieces: Fifo::new(),
                 };
                 self.ranges.insert(next, fresh);
                 next
@@ -150,7 +149,7 @@ impl<P: Payload> Reassembly<P> {
     }
 
     /// Moves what is now in order at `rcv_nxt` into `queue`, and returns the new RCV.NXT.
-    pub(crate) fn drain_into(&mut self, rcv_nxt: SeqNum, queue: &mut VecDeque<P>) -> SeqNum {
+    pub(crate) fn drain_into(&mut self, rcv_nxt: SeqNum, queue: &mut Fifo<P>) -> SeqNum {
         let mut nxt = rcv_nxt;
         while self.ranges.first().is_some_and(|r| r.start.before_eq(nxt)) {
             let mut range = self.ranges.remove(0);

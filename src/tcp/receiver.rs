@@ -5,8 +5,7 @@
 //! states, ports or the sending half.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
-
+use super::fifo::Fifo;
 use super::payload::{Payload, Pieces};
 use super::reassembly::{Inserted, Reassembly, trim_front, truncate};
 use crate::wire::{SackBlock, SeqNum};
@@ -41,16 +40,25 @@ pub(crate) struct Receiver<P> {
     edge: SeqNum,
     /// Last.ACK.sent of RFC 7323 §4.3.
     pub(crate) last_ack_sent: SeqNum,
-    queued: usize,
+    queued: u32,
     budget: u32,
-    /// Rcv.Wind.Shift
-    pub(crate) shift: u8,
-    fin_received: bool,
-    fin: Option<SeqNum>,
     /// The largest segment seen: what "full-sized" means for delayed ACKs.
     pub(crate) mss: u32,
-    queue: VecDeque<P>,
-    ooo: Reassembly<P>,
+    /// The sequence number of the peer's FIN, if `fin_known`.
+    fin: SeqNum,
+    /// Rcv.Wind.Shift
+    pub(crate) shift: u8,
+    fin_known: bool,
+    fin_received: bool,
+    queue: Fifo<P>,
+    /// There only while something arrives in another order than it was sent in.
+    unordered: Option<Box<Unordered<P>>>,
+}
+
+/// What came ahead of its turn, or once too often.
+#[derive(Debug)]
+struct Unordered<P> {
+    early: Reassembly<P>,
     duplicate: Option<SackBlock>,
 }
 
@@ -63,14 +71,46 @@ impl<P: Payload> Receiver<P> {
             last_ack_sent: SeqNum::default(),
             queued: 0,
             budget,
-            shift,
-            fin_received: false,
-            fin: None,
             mss,
-            queue: VecDeque::new(),
-            ooo: Reassembly::new(),
-            duplicate: None,
+            fin: SeqNum::default(),
+            shift,
+            fin_known: false,
+            fin_received: false,
+            queue: Fifo::new(),
+            unordered: None,
         }
+    }
+
+    fn unordered(&mut self) -> &mut Unordered<P> {
+        self.unordered.get_or_insert_with(|| {
+            Box::new(Unordered {
+                early: Reassembly::new(),
+                duplicate: None,
+            })
+        })
+    }
+
+    /// Whether anything waits behind a gap.
+    #[inline]
+    fn has_gap(&self) -> bool {
+        self.unordered.as_ref().is_some_and(|u| !u.early.is_empty())
+    }
+
+    /// Lets go of the store for disorder when there is none any more.
+    fn tidy(&mut self) {
+        if (self.unordered.as_ref()).is_some_and(|u| u.early.is_empty() && u.duplicate.is_none()) {
+            self.unordered = None;
+        }
+    }
+
+    /// Whether storage is allocated.
+    pub(crate) fn has_storage(&self) -> bool {
+        self.queue.is_allocated()
+    }
+
+    /// Gives unused storage back.
+    pub(crate) fn shrink(&mut self) {
+        self.queue.shrink();
     }
 
     /// The peer's SYN has sequence number `irs`.
@@ -114,7 +154,7 @@ impl<P: Payload> Receiver<P> {
     #[inline]
     pub(crate) fn take_in_order(&mut self, pieces: &mut Pieces<P>, len: u32) {
         self.nxt += len;
-        self.queued += len as usize;
+        self.queued += len;
         self.mss = self.mss.max(len);
         for piece in pieces.drain(..) {
             push_coalescing(&mut self.queue, piece);
@@ -124,7 +164,7 @@ impl<P: Payload> Receiver<P> {
     /// Whether data that follows RCV.NXT directly may take the short way.
     #[inline]
     pub(crate) fn is_simple(&self, len: u32) -> bool {
-        self.ooo.is_empty() && self.fin.is_none() && len <= self.window()
+        !self.has_gap() && !self.fin_known && len <= self.window()
     }
 
     /// Takes the data and FIN of an acceptable segment.
@@ -136,8 +176,9 @@ impl<P: Payload> Receiver<P> {
         pieces: &mut Pieces<P>,
     ) -> Arrival {
         let (mut start, mut end) = (seq, seq + len);
-        if fin && self.fin.is_none() && end.after_eq(self.nxt) && end.before_eq(self.edge) {
-            self.fin = Some(end);
+        if fin && !self.fin_known && end.after_eq(self.nxt) && end.before_eq(self.edge) {
+            self.fin = end;
+            self.fin_known = true;
         }
         self.note_duplicate(start, end);
         if start.before(self.nxt) {
@@ -146,7 +187,11 @@ impl<P: Payload> Receiver<P> {
         }
         //= RFC 9293 §3.10.7.4
         //# "segments with higher beginning sequence numbers SHOULD be held for later processing"
-        let limit = self.fin.map_or(self.edge, |fin| fin.earliest(self.edge));
+        let limit = if self.fin_known {
+            self.fin.earliest(self.edge)
+        } else {
+            self.edge
+        };
         if end.after(limit) {
             end = limit.latest(start);
             truncate(pieces, end.distance_from(start) as usize);
@@ -155,16 +200,17 @@ impl<P: Payload> Receiver<P> {
         if start.after(self.nxt) {
             return self.on_early_data(start, len, fin, pieces);
         }
-        let had_gap = !self.ooo.is_empty();
+        let had_gap = self.has_gap();
         if len > 0 {
             self.take_in_order(pieces, len);
-            if had_gap {
+            if had_gap && let Some(unordered) = &mut self.unordered {
                 let before = self.nxt;
-                self.nxt = self.ooo.drain_into(before, &mut self.queue);
-                self.queued += self.nxt.distance_from(before) as usize;
+                self.nxt = unordered.early.drain_into(before, &mut self.queue);
+                self.queued += self.nxt.distance_from(before);
             }
         }
         let ended = self.take_fin();
+        self.tidy();
         match (len > 0 || ended, had_gap || ended) {
             (false, _) => Arrival::Useless,
             (true, false) => Arrival::InOrder,
@@ -188,10 +234,11 @@ impl<P: Payload> Receiver<P> {
             };
         }
         self.mss = self.mss.max(len);
-        match self.ooo.insert(start, len, pieces) {
+        let unordered = self.unordered();
+        match unordered.early.insert(start, len, pieces) {
             Inserted::New | Inserted::Full => Arrival::OutOfOrder,
             Inserted::Duplicate => {
-                self.duplicate = Some(SackBlock {
+                unordered.duplicate = Some(SackBlock {
                     left: start,
                     right: start + len,
                 });
@@ -202,13 +249,15 @@ impl<P: Payload> Receiver<P> {
 
     /// Takes the FIN if everything before it is here.
     fn take_fin(&mut self) -> bool {
-        if self.fin_received || self.fin != Some(self.nxt) {
+        if self.fin_received || !self.fin_known || self.fin != self.nxt {
             return false;
         }
         self.fin_received = true;
         self.nxt += 1;
         self.edge = self.edge.latest(self.nxt);
-        self.ooo.clear();
+        if let Some(unordered) = &mut self.unordered {
+            unordered.early.clear();
+        }
         true
     }
 
@@ -218,7 +267,7 @@ impl<P: Payload> Receiver<P> {
         //#  numbers for the duplicate segment that triggers the acknowledgement."
         let right = end.earliest(self.nxt);
         if start.before(right) {
-            self.duplicate = Some(SackBlock { left: start, right });
+            self.unordered().duplicate = Some(SackBlock { left: start, right });
         }
     }
 
@@ -238,29 +287,32 @@ impl<P: Payload> Receiver<P> {
     /// The SACK blocks for the next acknowledgment, at most `room`. A duplicate is reported
     /// once.
     pub(crate) fn sack_blocks(&mut self, out: &mut arrayvec::ArrayVec<SackBlock, 4>, room: usize) {
-        if room > 0
-            && let Some(block) = self.duplicate.take()
-        {
-            out.push(block);
+        if let Some(unordered) = &mut self.unordered {
+            if room > 0
+                && let Some(block) = unordered.duplicate.take()
+            {
+                out.push(block);
+            }
+            unordered.early.sack_blocks(out, room);
         }
-        self.ooo.sack_blocks(out, room);
+        self.tidy();
     }
 
     /// Whether the next acknowledgment carries SACK blocks.
     #[inline]
     pub(crate) fn has_sack_blocks(&self) -> bool {
-        self.duplicate.is_some() || !self.ooo.is_empty()
+        self.unordered.is_some()
     }
 
     /// Bytes that the application can read.
     #[inline]
     pub(crate) fn readable(&self) -> usize {
-        self.queued
+        self.queued as usize
     }
 
     /// The queue.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &P> {
-        self.queue.iter()
+        self.queue.iter_from(0)
     }
 
     /// Takes at most `max` bytes that lie in one piece.
@@ -276,7 +328,7 @@ impl<P: Payload> Receiver<P> {
         };
         self.queued = self
             .queued
-            .saturating_sub(piece.as_ref().map_or(0, Payload::len));
+            .saturating_sub(piece.as_ref().map_or(0, Payload::len) as u32);
         piece
     }
 
@@ -295,7 +347,7 @@ impl<P: Payload> Receiver<P> {
             }
         }
         let done = n - left;
-        self.queued = self.queued.saturating_sub(done);
+        self.queued = self.queued.saturating_sub(done as u32);
         done
     }
 
@@ -307,13 +359,13 @@ impl<P: Payload> Receiver<P> {
     /// Bytes held out of order.
     #[cfg(test)]
     pub(crate) fn ooo_bytes(&self) -> usize {
-        self.ooo.bytes()
+        self.unordered.as_ref().map_or(0, |u| u.early.bytes())
     }
 
     /// Ranges held out of order.
     #[cfg(test)]
     pub(crate) fn ooo_ranges(&self) -> usize {
-        self.ooo.ranges()
+        self.unordered.as_ref().map_or(0, |u| u.early.ranges())
     }
 
     /// The most that may be held: the budget, rounded up to what a window field can express.
@@ -323,7 +375,8 @@ impl<P: Payload> Receiver<P> {
     }
 
     fn free(&self) -> u32 {
-        let held = self.queued.saturating_add(self.ooo.bytes());
+        let early = self.unordered.as_ref().map_or(0, |u| u.early.bytes());
+        let held = (self.queued as usize).saturating_add(early);
         self.budget
             .saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
     }
@@ -380,7 +433,7 @@ impl<P: Payload> Receiver<P> {
 }
 
 /// Queues `piece`, or copies it behind the last one if it is short and there is room.
-pub(crate) fn push_coalescing<P: Payload>(queue: &mut VecDeque<P>, mut piece: P) {
+pub(crate) fn push_coalescing<P: Payload>(queue: &mut Fifo<P>, mut piece: P) {
     if piece.len() <= COALESCE_BYTES_MAX
         && let Some(tail) = queue.back_mut()
     {

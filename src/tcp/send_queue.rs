@@ -4,15 +4,14 @@
 //! the very bytes of the first transmission. Knows nothing of windows or timers.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
-
+use super::fifo::Fifo;
 use super::payload::{Payload, Pieces};
 use crate::wire::SeqNum;
 
 /// A queue of payload with the sequence number of each piece.
 #[derive(Clone, Debug)]
 pub(crate) struct SendQueue<P> {
-    pieces: VecDeque<Piece<P>>,
+    pieces: Fifo<Piece<P>>,
     start: SeqNum,
     end: SeqNum,
 }
@@ -27,7 +26,7 @@ impl<P: Payload> SendQueue<P> {
     /// An empty queue whose first byte will be `start`.
     pub(crate) const fn new(start: SeqNum) -> Self {
         Self {
-            pieces: VecDeque::new(),
+            pieces: Fifo::new(),
             start,
             end: start,
         }
@@ -101,7 +100,7 @@ impl<P: Payload> SendQueue<P> {
             .pieces
             .partition_point(|p| p.start.before_eq(from))
             .saturating_sub(1);
-        for piece in self.pieces.iter().skip(first) {
+        for piece in self.pieces.iter_from(first) {
             if taken >= len || out.is_full() {
                 break;
             }
@@ -117,6 +116,16 @@ impl<P: Payload> SendQueue<P> {
             }
         }
         (out, taken)
+    }
+
+    /// Whether storage is allocated.
+    pub(crate) fn has_storage(&self) -> bool {
+        self.pieces.is_allocated()
+    }
+
+    /// Gives unused storage back.
+    pub(crate) fn shrink(&mut self) {
+        self.pieces.shrink();
     }
 
     /// Lets go of everything.

@@ -49,6 +49,10 @@ pub(crate) struct Sender<P> {
     wl2: SeqNum,
     /// The largest window the peer ever offered.
     pub(crate) max_wnd: u32,
+    /// End of the last write that was complete.
+    push: SeqNum,
+    /// End of the last segment that was smaller than it could have been.
+    small: SeqNum,
     /// Snd.Wind.Shift
     pub(crate) shift: u8,
     /// The application will write no more.
@@ -56,10 +60,6 @@ pub(crate) struct Sender<P> {
     /// The last write said that more follows.
     pub(crate) more: bool,
     pub(crate) queue: SendQueue<P>,
-    /// End of the last write that was complete.
-    push: SeqNum,
-    /// End of the last segment that was smaller than it could have been.
-    small: SeqNum,
 }
 
 impl<P: Payload> Sender<P> {
@@ -68,17 +68,16 @@ impl<P: Payload> Sender<P> {
         Self {
             una: iss,
             nxt: iss,
-
             wnd: 0,
             wl1: SeqNum::default(),
             wl2: SeqNum::default(),
             max_wnd: 0,
+            push: iss,
+            small: iss,
             shift: 0,
             fin: false,
             more: false,
             queue: SendQueue::new(iss + 1),
-            push: iss,
-            small: iss,
         }
     }
 

@@ -227,27 +227,28 @@ impl<P: Payload> Connection<P> {
 
 /// Options and observation.
 impl<P: Payload> Connection<P> {
-    /// The settings.
+    /// The settings, except for [`set_nodelay`](Self::set_nodelay) and
+    /// [`set_cork`](Self::set_cork).
     pub fn config(&self) -> &Config {
         &self.config
     }
 
     /// Disables or enables Nagle's algorithm. Disabling lets waiting data go.
     pub fn set_nodelay(&mut self, on: bool) {
-        self.config.nodelay = on;
+        self.flags.set(Flags::NODELAY, on);
     }
 
     /// Corks or uncorks. Uncorking lets waiting data go.
     pub fn set_cork(&mut self, on: bool) {
-        if self.config.cork && !on {
+        if self.flags.contains(Flags::CORK) && !on {
             self.flush();
         }
-        self.config.cork = on;
+        self.flags.set(Flags::CORK, on);
     }
 
     /// Starts, changes or stops probing a silent peer.
     pub fn set_keepalive(&mut self, keepalive: Option<Keepalive>, now: Instant) {
-        self.config.keepalive = keepalive;
+        self.config.change(|c| c.keepalive = keepalive);
         if self.state.is_synchronized() && self.state != State::TimeWait {
             self.arm_keepalive(now);
         }
@@ -255,12 +256,12 @@ impl<P: Payload> Connection<P> {
 
     /// Sets how long data may stay unacknowledged (`TCP_USER_TIMEOUT`).
     pub fn set_user_timeout(&mut self, timeout: Option<Duration>) {
-        self.config.user_timeout = timeout;
+        self.config.change(|c| c.user_timeout = timeout);
     }
 
     /// Sets how long an acknowledgment may wait for data to travel with.
     pub fn set_delayed_ack(&mut self, delay: Duration) {
-        self.config.delayed_ack = delay;
+        self.config.change(|c| c.delayed_ack = delay);
     }
 
     /// Acknowledges the next segments at once (`TCP_QUICKACK`), or stops doing so.
@@ -273,33 +274,36 @@ impl<P: Payload> Connection<P> {
 
     /// Sets the bounds of the retransmission timeout.
     pub fn set_rto_bounds(&mut self, floor: Duration, ceiling: Duration) {
-        self.config.rto_min = floor;
-        self.config.rto_max = ceiling;
-        self.config = self.config.clone().sanitized();
+        self.config.change(|c| {
+            c.rto_min = floor;
+            c.rto_max = ceiling;
+        });
         self.rtt
             .set_bounds(self.config.rto_min, self.config.rto_max);
     }
 
     /// Sets how long FIN-WAIT-2 lasts without an application (`TCP_LINGER2`).
     pub fn set_fin_wait_2(&mut self, timeout: Duration) {
-        self.config.fin_wait_2 = timeout;
+        self.config.change(|c| c.fin_wait_2 = timeout);
     }
 
     /// Sets how often a SYN is sent again (`TCP_SYNCNT`).
     pub fn set_syn_retries(&mut self, retries: u8) {
-        self.config.syn_retries = retries;
+        self.config.change(|c| c.syn_retries = retries);
     }
 
     /// Sets the size of the send buffer. What is in it stays.
     pub fn set_send_buffer(&mut self, bytes: u32) {
-        self.config.snd_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX);
+        self.config
+            .change(|c| c.snd_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX));
         self.wake_writer();
     }
 
     /// Sets the size of the receive buffer. The window scale was agreed in the handshake and
     /// stays, so the window may not reach all of a much larger buffer.
     pub fn set_receive_buffer(&mut self, bytes: u32) {
-        self.config.rcv_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX);
+        self.config
+            .change(|c| c.rcv_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX));
         self.set_receive_budget(bytes);
     }
 

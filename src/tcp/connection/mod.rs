@@ -21,7 +21,7 @@ mod timeouts;
 use bitflags::bitflags;
 
 use super::challenge::ChallengeLimit;
-use super::config::{Config, Ports};
+use super::config::{Ports, SharedConfig};
 use super::congestion::Controller;
 use super::info::Counters;
 use super::payload::Payload;
@@ -32,7 +32,7 @@ use super::scoreboard::Scoreboard;
 use super::sender::Sender;
 use super::state::{Input, State};
 use super::timers::{Timer, Timers};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{SeqNum, TcpHeader};
 
 /// What a connection has to tell its owner.
@@ -97,8 +97,10 @@ bitflags! {
         const RST_PENDING = 1 << 4;
         /// An acknowledgment is to be sent in this turn.
         const ACK_NOW = 1 << 5;
-/// A window or keepalive probe is to be sent.
+        /// A window or keepalive probe is to be sent.
         const PROBE_PENDING = 1 << 6;
+        /// Small segments go at once (no Nagle).
+        const NODELAY = 1 << 7;
         /// Small segments have waited long enough.
         const FLUSH = 1 << 8;
         /// The application has let go: nobody will read or write any more.
@@ -109,10 +111,12 @@ bitflags! {
         const WRITER_WAITS = 1 << 11;
         /// CLOSE was called before the handshake was complete.
         const CLOSE_QUEUED = 1 << 12;
-/// Our SYN has left more than once, so its acknowledgment can't be timed.
+        /// Our SYN has left more than once, so its acknowledgment can't be timed.
         const SYN_RESENT = 1 << 14;
         /// The peer's SYN carried our options' counterparts (for a SYN-ACK).
         const PASSIVE_OPTIONS = 1 << 13;
+        /// Only full segments go.
+        const CORK = 1 << 15;
     }
 }
 
@@ -136,7 +140,8 @@ struct AckPolicy {
 
 /// A connection whose payload is stored in `P`.
 ///
-/// Fields are in the order of how often a segment in steady state touches them.
+/// Fields are in the order of how often a segment in steady state touches them: those before
+/// `timers` are two cache lines, those from `counters` on are not touched by data that flows.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Connection<P> {
@@ -175,18 +180,33 @@ pub struct Connection<P> {
     /// What the path takes: starts as the local MSS, lowered by path MTU discovery.
     mss_path: u16,
     challenge: ChallengeLimit,
-    config: Config,
+    /// Shared with other connections until something of it is changed on this one.
+    config: SharedConfig,
 }
 
 /// Linux's TCP_MAX_QUICKACKS.
 const QUICK_ACKS: u8 = 16;
+/// A connection that has been silent for this long keeps no storage for what it might queue.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
+const CACHE_LINE_BYTES: usize = 64;
+const _: () = assert!(
+    core::mem::offset_of!(Connection<u128>, timers) <= 2 * CACHE_LINE_BYTES,
+    "the hot part of a connection is two cache lines"
+);
 
 impl<P: Payload> Connection<P> {
     /// Opens actively: [`poll_transmit`](Self::poll_transmit) yields the SYN.
     ///
     /// `iss` and `ts_offset` must be unpredictable to outsiders (RFC 6528, RFC 7323 §5.4).
-    pub fn connect(cfg: &Config, ports: Ports, iss: SeqNum, ts_offset: u32, now: Instant) -> Self {
-        let mut c = Self::new(cfg, ports, iss, ts_offset, now);
+    pub fn connect(
+        cfg: impl Into<SharedConfig>,
+        ports: Ports,
+        iss: SeqNum,
+        ts_offset: u32,
+        now: Instant,
+    ) -> Self {
+        let mut c = Self::new(cfg.into(), ports, iss, ts_offset, now);
         c.flags |= Flags::ACTIVE | Flags::SYN_PENDING;
         c.transition(Input::ActiveOpen, now);
         c
@@ -195,14 +215,14 @@ impl<P: Payload> Connection<P> {
     /// Opens passively, answering `syn`: [`poll_transmit`](Self::poll_transmit) yields the
     /// SYN-ACK.
     pub fn accept(
-        cfg: &Config,
+        cfg: impl Into<SharedConfig>,
         ports: Ports,
         iss: SeqNum,
         ts_offset: u32,
         syn: &TcpHeader,
         now: Instant,
     ) -> Self {
-        let mut c = Self::new(cfg, ports, iss, ts_offset, now);
+        let mut c = Self::new(cfg.into(), ports, iss, ts_offset, now);
         c.negotiate(syn, now);
         c.tx.set_window(syn.seq, iss, u32::from(syn.window));
         c.flags |= Flags::SYN_PENDING;
@@ -221,7 +241,7 @@ impl<P: Payload> Connection<P> {
         reason = "the fields of a half-open record"
     )]
     pub fn accept_after_syn_ack(
-        cfg: &Config,
+        cfg: impl Into<SharedConfig>,
         ports: Ports,
         iss: SeqNum,
         ts_offset: u32,
@@ -241,8 +261,10 @@ impl<P: Payload> Connection<P> {
         c
     }
 
-    fn new(cfg: &Config, ports: Ports, iss: SeqNum, ts_offset: u32, now: Instant) -> Self {
-        let cfg = cfg.clone().sanitized();
+    fn new(cfg: SharedConfig, ports: Ports, iss: SeqNum, ts_offset: u32, now: Instant) -> Self {
+        let mut flags = Flags::empty();
+        flags.set(Flags::NODELAY, cfg.nodelay);
+        flags.set(Flags::CORK, cfg.cork);
         let shift = if cfg.window_scale {
             open::window_shift(cfg.rcv_buf_max_bytes)
         } else {
@@ -255,7 +277,7 @@ impl<P: Payload> Connection<P> {
                 dups: 0,
                 quick: QUICK_ACKS,
             },
-            flags: Flags::empty(),
+            flags,
             events: 0,
             mss: mss_assumed,
             rx: Receiver::new(cfg.rcv_buf_max_bytes, shift, mss_assumed),
@@ -322,6 +344,21 @@ impl<P: Payload> Connection<P> {
     #[inline]
     pub fn poll_at(&self) -> Instant {
         self.timers.earliest()
+    }
+
+    /// To be called now and then while [`poll_at`](Self::poll_at) has nothing: a connection that
+    /// rests gives back the storage of its queues. Says when to call again if it is too early.
+    pub fn rest(&mut self, now: Instant) -> Option<Instant> {
+        if !(self.tx.queue.has_storage() || self.rx.has_storage()) {
+            return None;
+        }
+        let at = self.last_in_at.max(self.last_out_at) + REST_AFTER;
+        if now < at {
+            return Some(at);
+        }
+        self.tx.queue.shrink();
+        self.rx.shrink();
+        None
     }
 
     #[inline]

@@ -116,8 +116,8 @@ impl<P: Payload> Connection<P> {
             window = window.saturating_add(self.recovery.dup_acks.min(2).saturating_mul(self.mss));
         }
         let manners = Manners {
-            nodelay: self.config.nodelay,
-            cork: self.config.cork,
+            nodelay: self.flags.contains(Flags::NODELAY),
+            cork: self.flags.contains(Flags::CORK),
             flush: self.flags.contains(Flags::FLUSH),
         };
         let plan = self.tx.plan(mss, window.saturating_sub(in_flight), manners);

@@ -74,15 +74,16 @@ proptest! {
             }
             prop_assert!(r.ranges() <= REASSEMBLY_RANGES_MAX);
             prop_assert_eq!(r.bytes(), model.iter().filter(|b| **b).count());
-            let held: usize = (r.ranges.iter()).flat_map(|x| &x.pieces).map(Payload::len).sum();
+            let pieces = r.ranges.iter().flat_map(|x| x.pieces.iter_from(0));
+            let held: usize = pieces.map(Payload::len).sum();
             prop_assert_eq!(held, r.bytes());
         }
         // Everything before `head` arrives in order; then what follows comes out.
-        let mut queue = VecDeque::new();
+        let mut queue = Fifo::new();
         let nxt = r.drain_into(seq(head), &mut queue);
         let end = (head..SPAN).find(|i| !model[*i as usize]).unwrap_or(SPAN);
         prop_assert_eq!(nxt, seq(end));
-        let got: Vec<u8> = queue.iter().flat_map(|p: &Bytes| p.as_bytes().to_vec()).collect();
+        let got: Vec<u8> = queue.iter_from(0).flat_map(|p: &Bytes| p.as_bytes().to_vec()).collect();
         prop_assert_eq!(got, bytes(head, end));
         let left = model[end as usize..].iter().filter(|b| **b).count();
         prop_assert_eq!(r.bytes(), left);
