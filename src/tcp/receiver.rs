@@ -386,7 +386,9 @@ impl<P: Payload> Receiver<P> {
         //= RFC 9293 §3.8.6.2.2
         //# "keep RCV.NXT+RCV.WND fixed until the reduction satisfies: RCV.BUFF - RCV.USER -
         //#  RCV.WND >= min( Fr * RCV.BUFF, Eff.snd.MSS )"
-        let (free, current) = (self.free(), self.window());
+        // No more than the field can say, or every read would ask for an update that says nothing.
+        let free = self.free().min(u32::from(u16::MAX) << self.shift);
+        let current = self.window();
         let step = (self.budget / 2).min(self.mss).max(1);
         //= RFC 9293 §3.8.6
         //# "a TCP receiver SHOULD NOT shrink the window"
