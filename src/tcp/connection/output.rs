@@ -34,7 +34,13 @@ impl<P: Payload> Connection<P> {
             return Some(self.emit_control(now));
         }
         match self.state {
-            State::Closed | State::SynSent | State::SynReceived => return None,
+            State::Closed | State::SynSent => return None,
+            // The answer to what does not belong to this handshake. A peer that has begun
+            // another one resets ours because of it (RFC 9293 §3.5.1, figure 8).
+            State::SynReceived => {
+                let owed = self.flags.contains(Flags::ACK_NOW);
+                return owed.then(|| self.emit_ack(now, self.tx.nxt));
+            }
             _ => {}
         }
         if self.ack.dups > 0 {
