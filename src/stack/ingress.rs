@@ -158,7 +158,12 @@ impl Shard {
         match disposition {
             Disposition::Continue => {}
             Disposition::Reset(reply) => self.reply(now, arrived.local, arrived.remote, &reply),
-            Disposition::Orphan => self.reset(now, &arrived),
+            Disposition::Orphan => {
+                // It is over, although the application still holds it: the same ends are free
+                // for a new connection.
+                self.segment_for_listener(now, arrived, None);
+                return;
+            }
             Disposition::Reopen => {
                 let next = slot.conn.time_wait_seed().snd_nxt;
                 self.forget(index);
