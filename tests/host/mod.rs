@@ -176,6 +176,7 @@ impl Host {
             header: header.iter().copied().collect(),
             payload,
             checksum_offload: false,
+            segment_bytes: 0,
         }]);
         let taken = self.peer.tx_burst(pool, &mut frames);
         assert_eq!(taken, 1, "the wire is full");
