@@ -26,6 +26,8 @@ pub const ADDRESSES_MAX: usize = 4096;
 pub const ROUTES_MAX: usize = 1 << 16;
 /// Most neighbours that the control plane's mirror keeps, and that requests are paced for.
 pub const NEIGHBOURS_MAX: usize = 1 << 16;
+/// Most neighbours that we find ourselves, on a link that the kernel does not know.
+pub const DISCOVERED_NEIGHBOURS_MAX: usize = 1024;
 
 const _: () = assert!(SYN_QUEUE_MAX <= CONNECTIONS_PER_SHARD);
 const _: () = assert!(ACCEPT_QUEUE_MAX <= CONNECTIONS_PER_SHARD);

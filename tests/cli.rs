@@ -218,15 +218,27 @@ fn the_doctor_examines_and_does_not_crash() {
     }
     let (stdout, _, code) = run(luna(&["doctor", "--dev", "xdp:nosuchif0"]));
     assert!(stdout.contains("FAIL  nosuchif0") && code == 1, "{stdout}");
-    let (stdout, _, code) = run(luna(&[
+    let (stdout, _, _) = run(luna(&[
         "doctor",
         "--dev",
         "memif:/a,role=server,ip=1.1.1.1/8",
     ]));
+    assert!(stdout.contains("OK    /a: free"), "{stdout}");
+    let (stdout, _, code) = run(luna(&[
+        "doctor",
+        "--dev",
+        "memif:/no/such/place,role=server,ip=1.1.1.1/8",
+    ]));
     assert!(
-        stdout.contains("no driver for memif") && code == 1,
+        stdout.contains("FAIL  /no/such/place") && code == 1,
         "{stdout}"
     );
+    let (stdout, _, _) = run(luna(&[
+        "doctor",
+        "--dev",
+        "memif:/a,role=client,ip=1.1.1.1/8",
+    ]));
+    assert!(stdout.contains("WARN  /a: no server"), "{stdout}");
 }
 
 #[test]

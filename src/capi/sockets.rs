@@ -47,6 +47,10 @@ pub unsafe extern "C" fn luna_bind(fd: c_int, addr: *const sockaddr, addrlen: so
             // The kernel's word, also on what is wrong with the address. A listener and a
             // connected twin are bound there.
             Kind::Provisional | Kind::Kernel | Kind::Listener => {
+                // SAFETY: the caller's contract.
+                if let Ok(address) = unsafe { memory::address(addr, addrlen) } {
+                    calls::permit_bind(&pin, address);
+                }
                 forward!(bind, fd, addr, addrlen).map(|_| 0)
             }
             Kind::Stream | Kind::Dead => Err(Errno::INVAL),

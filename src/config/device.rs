@@ -6,6 +6,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+pub use crate::device::memif::MemifRole;
+
 /// A link, as people name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceSpec {
@@ -41,30 +43,28 @@ pub enum DeviceSpec {
     },
 }
 
-/// Which end of a memif link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemifRole {
-    /// Makes the socket and waits.
-    Server,
-    /// Connects to it.
-    Client,
-}
-
 /// Why the stack can't start on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StartError {
     /// A kind of device that this build has no driver for.
     #[error(
-        "device `{spec}`: this build has no driver for {kind}: devices: it supports xdp:IFNAME"
+        "device `{spec}`: this build has no driver for {kind}: devices: it supports {supported}"
     )]
     Unsupported {
         /// As it was given.
         spec: String,
-        /// `memif`, `pci` or `eal`.
+        /// `xdp`, `pci` or `eal`.
         kind: &'static str,
+        /// The kinds that it has.
+        supported: &'static str,
     },
 }
 
+const SUPPORTED: &str = if cfg!(feature = "xdp") {
+    "xdp:IFNAME and memif:SOCKET,…"
+} else {
+    "memif:SOCKET,…"
+};
 const KINDS: &str = "xdp:IFNAME, memif:SOCKET,role=server|client,ip=ADDR/LEN[,mtu=N], \
                      pci:BDF[,kernel=IFNAME] or eal:DEVARGS";
 const INTERFACE: &str = "the name of an interface has 1 to 15 bytes, no blank and no `/`";
@@ -75,6 +75,8 @@ const PCI: &str = "pci:[DOMAIN:]BUS:DEVICE.FUNCTION[,kernel=IFNAME], like pci:3b
 const MTU_DEFAULT_BYTES: u16 = 1500;
 /// RFC 8200 §5 asks for 1280; IPv4 alone would do with 576.
 const MTU_MIN_BYTES: u16 = 576;
+/// A segment and room for its headers fit into the largest packet buffer of 64 KiB.
+const MTU_MAX_BYTES: u16 = 65_000;
 
 impl DeviceSpec {
     /// Reads a specification.
@@ -108,6 +110,14 @@ impl DeviceSpec {
         }
     }
 
+    /// Our address on it, if the specification says so and not the kernel.
+    pub const fn own_address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Memif { address, .. } => Some(*address),
+            Self::Xdp { .. } | Self::Pci { .. } | Self::Eal { .. } => None,
+        }
+    }
+
     /// Whether this build can drive it.
     ///
     /// # Errors
@@ -116,9 +126,11 @@ impl DeviceSpec {
     pub fn check_supported(&self) -> Result<(), StartError> {
         match self {
             Self::Xdp { .. } if cfg!(feature = "xdp") => Ok(()),
+            Self::Memif { .. } => Ok(()),
             _ => Err(StartError::Unsupported {
                 spec: self.to_string(),
                 kind: self.kind(),
+                supported: SUPPORTED,
             }),
         }
     }
@@ -185,8 +197,8 @@ fn memif(text: &str) -> Result<DeviceSpec, &'static str> {
                 mtu = value
                     .parse()
                     .ok()
-                    .filter(|mtu| *mtu >= MTU_MIN_BYTES)
-                    .ok_or("mtu is a number of bytes from 576 to 65535")?;
+                    .filter(|mtu| (MTU_MIN_BYTES..=MTU_MAX_BYTES).contains(mtu))
+                    .ok_or("mtu is a number of bytes from 576 to 65000")?;
             }
             _ => return Err(MEMIF),
         }

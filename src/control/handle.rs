@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::net::{SendFlags, send};
 
 use super::message;
-use super::tables::{Neighbour, Tables};
+use super::tables::{Neighbour, NeighbourEntry, Tables};
 use crate::limits;
 use crate::time::{Duration, Instant};
 
@@ -65,6 +65,21 @@ impl ControlHandle {
     pub fn publish(&self, tables: Tables) {
         *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(tables);
         // After the tables: who sees the new number finds tables at least as new.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Enters or removes a neighbour in the current tables.
+    pub(super) fn set_neighbour(&self, ifindex: u32, ip: IpAddr, neighbour: Option<Neighbour>) {
+        let mut current = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = Tables::clone(&current);
+        let neighbours = Arc::make_mut(&mut tables.neighbours);
+        match neighbour {
+            Some(neighbour) => neighbours.insert((ifindex, ip), NeighbourEntry(neighbour)),
+            None => neighbours.remove(&(ifindex, ip)),
+        };
+        *current = Arc::new(tables);
+        drop(current);
+        // As in `publish`.
         self.generation.fetch_add(1, Ordering::Release);
     }
 

@@ -8,6 +8,8 @@
 //! ([`ControlHandle::request_resolve`]), and to believe that one we hear from is alive
 //! ([`ControlHandle::request_confirm`]).
 //!
+//! A link without a kernel twin has [`Discovery`] instead: it finds neighbours itself.
+//!
 //! Not mirrored: policy rules (only that there are some, [`Tables::has_policy_rules`]), other
 //! tables than local, main and default, VRFs, source-specific routes, cached path MTUs
 //! ([`Mirror::query_path_mtu`] asks for one; those of our own connections come from
@@ -15,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod discovery;
 mod handle;
 mod icmp;
 mod message;
@@ -23,6 +26,7 @@ mod state;
 mod tables;
 
 pub use builder::TablesBuilder;
+pub use discovery::{Discovery, DiscoveryFrame};
 pub use handle::{CONFIRM_INTERVAL, ControlHandle, RESOLVE_INTERVAL};
 pub use icmp::{IcmpListener, PATH_MTU_MIN_V4, PATH_MTU_MIN_V6, TooBig};
 pub use mirror::{Change, Mirror, OpenError};

@@ -577,7 +577,7 @@ pub(super) fn mask(ip: IpAddr, prefix_len: u8) -> IpAddr {
     }
 }
 
-fn covers(network: IpAddr, prefix_len: u8, ip: IpAddr) -> bool {
+pub(super) fn covers(network: IpAddr, prefix_len: u8, ip: IpAddr) -> bool {
     network.is_ipv4() == ip.is_ipv4() && mask(network, prefix_len) == mask(ip, prefix_len)
 }
 

@@ -5,6 +5,7 @@
 //! of the very objects that the link wrote to.
 
 pub mod fault;
+pub mod memif;
 pub mod pair;
 pub mod pcap;
 #[cfg(test)]

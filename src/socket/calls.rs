@@ -93,6 +93,27 @@ pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
     }
 }
 
+/// Before a `bind(2)` to `address`: on a link without a kernel twin the kernel does not know our
+/// address, and would refuse it.
+pub fn permit_bind(pin: &Pin, address: &[u8]) {
+    const IP_FREEBIND: i32 = 15;
+    const IPV6_FREEBIND: i32 = 78;
+    let own = policy::get()
+        .config
+        .as_ref()
+        .and_then(|config| config.device.own_address());
+    let wanted = addr::decode(address).map(addr::canonical);
+    if own.is_some() && own == wanted.map(|wanted| wanted.ip()) {
+        let (level, name) = if addr::family(address) == Some(libc::AF_INET6) {
+            (IPPROTO_IPV6, IPV6_FREEBIND)
+        } else {
+            (libc::IPPROTO_IP, IP_FREEBIND)
+        };
+        // An old kernel without the option answers the `bind` itself.
+        let _ = sys::setsockopt(pin.fd(), level, name, &1_i32.to_ne_bytes());
+    }
+}
+
 // ---- options ----
 
 /// `setsockopt(2)` on a socket that the kernel alone does not serve.

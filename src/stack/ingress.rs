@@ -117,6 +117,14 @@ fn verify_checksum(segment: &Pieces, ip: &IpHeader, partial: bool) -> Result<(),
 impl Shard {
     /// Runs one received frame through the stack.
     pub(super) fn ingress(&mut self, now: Instant, frame: RxFrame) {
+        if let Some(first) = frame.pieces.first()
+            && self.link.is_discovery(first)
+        {
+            self.link.discover(now, first);
+            // What waited for it goes with this turn.
+            self.refresh(now);
+            return;
+        }
         match parse(frame, self.partial_checksums) {
             Ok(arrived) => self.segment_arrives(now, arrived),
             Err(reason) => self.stats.count_drop(reason),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use crate::control::{ControlHandle, Neighbour, RouteError, Tables};
-use crate::device::TxFrame;
+use crate::control::{ControlHandle, Discovery, Neighbour, RouteError, Tables};
+use crate::device::{Pieces, TxFrame};
 use crate::limits::FRAMES_AWAITING_NEIGHBOUR_MAX;
 use crate::time::{Duration, Instant};
 use crate::wire::{EtherType, EthernetHeader, Mac};
@@ -62,6 +62,8 @@ pub(super) struct Link {
     mac: Mac,
     mtu: u32,
     waiting: VecDeque<Waiting>,
+    /// On a link that the kernel does not know.
+    discovery: Option<Box<Discovery>>,
 }
 
 impl core::fmt::Debug for Link {
@@ -74,7 +76,11 @@ impl core::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(control: Arc<ControlHandle>, ifindex: u32) -> Self {
+    pub(super) fn new(
+        control: Arc<ControlHandle>,
+        ifindex: u32,
+        discovery: Option<Box<Discovery>>,
+    ) -> Self {
         let tables = control.tables();
         let generation = control.generation();
         let mut link = Self {
@@ -85,6 +91,7 @@ impl Link {
             mac: Mac::default(),
             mtu: 1500,
             waiting: VecDeque::new(),
+            discovery,
         };
         link.read_link();
         link
@@ -193,7 +200,12 @@ impl Link {
         if self.waiting.len() >= FRAMES_AWAITING_NEIGHBOUR_MAX {
             self.waiting.pop_front();
         }
-        let _rate_limited = self.control.request_resolve(now, self.ifindex, next_hop);
+        match &mut self.discovery {
+            Some(discovery) => discovery.resolve(now, next_hop),
+            None => {
+                let _rate_limited = self.control.request_resolve(now, self.ifindex, next_hop);
+            }
+        }
         self.waiting.push_back(Waiting {
             next_hop,
             until: now + RESOLVE_FOR,
@@ -223,6 +235,44 @@ impl Link {
             }
         }
         !self.waiting.is_empty()
+    }
+
+    /// Whether a frame, of which these are the first bytes, is for [`Link::discover`].
+    #[inline]
+    pub(super) fn is_discovery(&self, first: &[u8]) -> bool {
+        self.discovery.is_some() && Discovery::wants(first)
+    }
+
+    /// Takes in a frame of address resolution.
+    pub(super) fn discover(&mut self, now: Instant, frame: &[u8]) {
+        if let Some(discovery) = &mut self.discovery {
+            discovery.on_frame(now, frame);
+        }
+    }
+
+    /// Does what address resolution has to do by now, and moves its frames to `out`.
+    pub(super) fn run_discovery(&mut self, now: Instant, out: &mut VecDeque<TxFrame>) {
+        let Some(discovery) = &mut self.discovery else {
+            return;
+        };
+        if discovery.deadline() <= now {
+            discovery.run(now);
+        }
+        while let Some(frame) = discovery.take_frame() {
+            out.push_back(TxFrame {
+                header: frame.iter().copied().collect(),
+                payload: Pieces::new(),
+                checksum_offload: false,
+                segment_bytes: 0,
+            });
+        }
+    }
+
+    /// When address resolution has something to do.
+    pub(super) fn discovery_deadline(&self) -> Instant {
+        self.discovery
+            .as_ref()
+            .map_or(Instant::FAR_FUTURE, |discovery| discovery.deadline())
     }
 
     /// Whether the kernel has tried to find the neighbour at `ip` and failed.

@@ -17,7 +17,7 @@ use super::listeners::Listener;
 use super::slab::Slab;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
-use crate::control::ControlHandle;
+use crate::control::{ControlHandle, Discovery};
 use crate::device::{Capabilities, Device, DeviceStats, Gone, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
 use crate::tcp::isn::IsnGenerator;
@@ -79,6 +79,8 @@ pub struct ShardParts {
     pub ifindex: u32,
     /// Random bytes from the kernel: keys of the flow hash and of sequence numbers.
     pub secret: [u8; 32],
+    /// Who finds neighbours on a link that the kernel does not know.
+    pub discovery: Option<Box<Discovery>>,
     /// Accept segments whose checksum a virtual link has left unfinished.
     pub partial_checksums: bool,
     /// The present.
@@ -132,6 +134,7 @@ impl Shard {
             control,
             ifindex,
             secret,
+            discovery,
             partial_checksums,
             now,
         } = parts;
@@ -153,7 +156,7 @@ impl Shard {
             device,
             pool,
             partial_checksums,
-            link: Link::new(control, ifindex),
+            link: Link::new(control, ifindex, discovery),
             slots: Slab::new(CONNECTIONS_PER_SHARD),
             flows: FlowTable::new(flow_key, FLOWS_INITIAL),
             time_waits: TimeWaits::new(),
@@ -232,11 +235,12 @@ impl Shard {
     }
 
     /// Takes over changes of the control plane.
-    fn refresh(&mut self, now: Instant) {
+    pub(super) fn refresh(&mut self, now: Instant) {
         let changed = self.link.refresh();
         if changed || self.frames_wait {
             self.frames_wait = self.link.release_waiting(now, &mut self.tx);
         }
+        self.link.run_discovery(now, &mut self.tx);
     }
 
     fn run_timers(&mut self, now: Instant) {
@@ -279,6 +283,7 @@ impl Shard {
         self.timers
             .next_deadline()
             .min(self.time_waits.next_deadline())
+            .min(self.link.discovery_deadline())
             .min(waiting)
     }
 

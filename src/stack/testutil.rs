@@ -49,6 +49,7 @@ pub fn shard(own: u8, mtu: u32, zones: usize, device: Box<dyn Device>) -> Shard 
         control: ControlHandle::from_static(tables(own, mtu)),
         ifindex: IFINDEX,
         secret: [own + 1; 32],
+        discovery: None,
         partial_checksums: false,
         now: Instant::ZERO,
     })

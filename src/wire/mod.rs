@@ -1,13 +1,16 @@
-//! Bytes to headers and back: Ethernet, VLAN, IPv4, IPv6, TCP and its options, checksums.
+//! Bytes to headers and back: Ethernet, VLAN, ARP, IPv4, IPv6, neighbour discovery, TCP
+//! and its options, checksums.
 //!
 //! Two levels, for each protocol: a plain value (`…Header`) and the functions that parse it from
 //! bytes and emit it. Nothing in here panics on any input: parsing answers with [`ParseError`].
 //! This module knows nothing of connections, buffers or devices.
 #![forbid(unsafe_code)]
 
+pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod ip;
+pub mod ndp;
 mod seq;
 pub mod tcp;
 

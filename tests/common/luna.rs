@@ -19,7 +19,7 @@ pub enum Stack {
 /// The options of `luna run` that tests use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Run {
-    /// The interface: `--dev xdp:IFNAME`.
+    /// The interface of `--dev xdp:IFNAME`, or another link's whole specification.
     pub interface: String,
     /// Accelerated local ports, if any: `--listen`.
     pub listen: String,
@@ -63,7 +63,11 @@ impl Run {
     /// The words of the command, program under test excluded.
     pub fn words(&self) -> Vec<String> {
         let mut words = vec![path_text(luna()), "run".to_owned()];
-        let dev = format!("xdp:{}", self.interface);
+        let dev = if self.interface.contains(':') {
+            self.interface.clone()
+        } else {
+            format!("xdp:{}", self.interface)
+        };
         let options = [
             ("--dev", &dev),
             ("--listen", &self.listen),

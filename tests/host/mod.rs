@@ -146,6 +146,7 @@ impl Host {
             control: Arc::clone(&control),
             ifindex: IFINDEX,
             secret: setup.secret,
+            discovery: None,
             partial_checksums: false,
             now: setup.start,
         });

@@ -21,6 +21,8 @@ pub(crate) trait Steer: Send + core::fmt::Debug {
     fn set_port(&mut self, port: u16, ours: bool) -> std::io::Result<()>;
     /// These are the link's addresses now.
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> std::io::Result<()>;
+    /// In a child of a fork: closes the link's descriptors that come and go.
+    fn close_inherited(&self) {}
 }
 
 #[derive(Debug)]
@@ -157,6 +159,7 @@ impl Place {
         for fd in &self.fds {
             internal::discard(*fd);
         }
+        self.ports().steering.close_inherited();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use luna::config::{Config, DeviceSpec};
+use luna::config::{Config, DeviceSpec, MemifRole};
 use luna::control::{Mirror, Tables};
 
 use super::Finding;
@@ -12,10 +12,16 @@ use super::Finding;
 const MTU_MAX_BYTES: u32 = 3498;
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
+    if let DeviceSpec::Memif { socket, role, .. } = &config.device {
+        return memif(socket, *role);
+    }
     let DeviceSpec::Xdp { interface } = &config.device else {
         let problem = config.device.check_supported().err();
         let text = problem.map_or_else(String::new, |problem| problem.to_string());
-        return vec![Finding::fail(text, "use a link of the form xdp:IFNAME")];
+        return vec![Finding::fail(
+            text,
+            "use a link of the form xdp:IFNAME or memif:SOCKET,…",
+        )];
     };
     let tables = match tables() {
         Ok(tables) => tables,
@@ -35,6 +41,41 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![state(link), addresses(&tables, link), packet_size(link)];
     findings.extend(queues(interface, config.shards));
     findings
+}
+
+/// Whether the other end of a memif link is there, and whether this one can be.
+fn memif(socket: &str, role: MemifRole) -> Vec<Finding> {
+    let serves = has_listener(socket);
+    let path = Path::new(socket);
+    let folder = path.parent().filter(|_| !socket.starts_with('@'));
+    let finding = match role {
+        MemifRole::Server if serves => Finding::fail(
+            format!("{socket}: another process serves this link"),
+            "stop it, be its client (role=client), or use another path",
+        ),
+        MemifRole::Server if folder.is_some_and(|folder| !folder.is_dir()) => Finding::fail(
+            format!("{socket}: there is no such directory"),
+            "make it, or use another path",
+        ),
+        MemifRole::Server => Finding::ok(format!("{socket}: free; the client may come any time")),
+        MemifRole::Client if serves => Finding::ok(format!("{socket}: a server is there")),
+        MemifRole::Client => Finding::warn(
+            format!("{socket}: no server is there yet"),
+            "start the other end with role=server; this one goes on looking for it",
+        ),
+    };
+    vec![finding]
+}
+
+/// Whether somebody listens on a Unix socket, by the kernel's list of them.
+fn has_listener(socket: &str) -> bool {
+    /// `__SO_ACCEPTCON`, in hexadecimal.
+    const LISTENS: &str = "00010000";
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    text.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(3) == Some(LISTENS) && fields.next_back() == Some(socket)
+    })
 }
 
 /// Reads the kernel's tables once.
