@@ -28,6 +28,10 @@ pub struct PairConfig {
     pub ring_frames: usize,
     /// The wire completes TCP checksums, that is, it vouches for them (as a virtual link does).
     pub checksum_offload: bool,
+    /// Between two ends in one thread payload passes by reference even from another pool: what
+    /// a NIC copies costs the processor nothing. A receiver must not hand such payload to
+    /// another link.
+    pub by_reference: bool,
 }
 
 impl Default for PairConfig {
@@ -36,6 +40,7 @@ impl Default for PairConfig {
             frame_bytes_max: 1514,
             ring_frames: 1024,
             checksum_offload: false,
+            by_reference: false,
         }
     }
 }
@@ -289,10 +294,11 @@ impl LocalEnd {
     fn deliver(&mut self, pool: &mut Pool, frame: TxFrame) -> Option<RxFrame> {
         let checksum_ok = frame.checksum_offload && self.config.checksum_offload;
         let by_reference = frame.payload.len() < frame.payload.capacity()
-            && frame
-                .payload
-                .iter()
-                .all(|piece| pool.owns(piece.as_bytes().as_ptr()));
+            && (self.config.by_reference
+                || frame
+                    .payload
+                    .iter()
+                    .all(|piece| pool.owns(piece.as_bytes().as_ptr())));
         let pieces = if by_reference {
             let mut pieces = Pieces::new();
             pieces.push(pool.copy_in(&frame.header)?);

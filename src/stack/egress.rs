@@ -3,22 +3,15 @@
 
 use core::net::IpAddr;
 
-use arrayvec::ArrayVec;
-
 use super::counters::Drop;
 use super::link::Hop;
 use super::shard::{Mark, Shard};
 use crate::control::RouteError;
-use crate::device::{Pieces, TxFrame};
+use crate::device::Pieces;
 use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
 use crate::tcp::State;
 use crate::time::Instant;
-use crate::wire::checksum::Checksum;
-use crate::wire::ip::PROTOCOL_TCP;
-use crate::wire::{Ecn, IpHeader, TcpHeader};
-
-/// What our packets start with; Linux's `ip_default_ttl`.
-const HOP_LIMIT: u8 = 64;
+use crate::wire::{Ecn, TcpHeader};
 
 impl Shard {
     /// Polls every connection that may have something to send and hands the frames to the
@@ -60,7 +53,15 @@ impl Shard {
             };
             let hop = self.link.hop(now, ends.0, ends.1, &mut slot.hop);
             let obstacle = match hop {
-                Hop::Ready(_) => None,
+                Hop::Ready(template) => {
+                    self.stats.segments_out += 1;
+                    self.stats.retransmits += u64::from(segment.retransmission);
+                    let offload = self.capabilities.tx_checksum;
+                    let (header, payload) = (&segment.header, segment.payload);
+                    let frame = template.frame(header, payload, segment.ecn, offload);
+                    self.tx.push_back(frame);
+                    continue;
+                }
                 Hop::Unreachable(e) => Some(*e),
                 // Only when our own question has gone unanswered, and only to give up connecting.
                 Hop::Unresolved(ip) => (segment.retransmission
@@ -73,7 +74,6 @@ impl Shard {
                 self.settle(now, index);
                 return;
             }
-            // A reference or two, not a copy of the bytes.
             let hop = hop.clone();
             self.stats.segments_out += 1;
             self.stats.retransmits += u64::from(segment.retransmission);
@@ -99,51 +99,18 @@ impl Shard {
         payload: Pieces,
         ecn: Ecn,
     ) {
-        let (template, waits_for) = match hop {
-            Hop::Ready(template) => (template.clone(), None),
-            Hop::Unresolved(ip) => (self.link.blank_template(ends.0), Some(*ip)),
-            Hop::Unreachable(_) => {
-                self.stats.count_drop(Drop::NoRoute);
-                return;
-            }
-        };
-        let mut bytes = ArrayVec::new();
-        bytes.extend(template.ethernet);
-        let payload_len: usize = payload.iter().map(|p| p.len()).sum();
-        let tcp_len = header.emitted_len() + payload_len;
-        let ip = IpHeader {
-            src: ends.0,
-            dst: ends.1,
-            dscp: 0,
-            ecn,
-            hop_limit: HOP_LIMIT,
-            protocol: PROTOCOL_TCP,
-            payload_len: tcp_len,
-        };
-        ip.emit(&mut bytes);
-        let tcp_at = bytes.len();
-        header.emit(0, &mut bytes);
-        let mut sum = Checksum::pseudo_header(ends.0, ends.1, PROTOCOL_TCP, tcp_len as u32);
         let offload = self.capabilities.tx_checksum;
-        if !offload {
-            sum.add(bytes.get(tcp_at..).unwrap_or(&[]));
-            for piece in &payload {
-                sum.add(piece.as_bytes());
+        match hop {
+            Hop::Ready(template) => {
+                self.tx
+                    .push_back(template.frame(header, payload, ecn, offload));
             }
-        }
-        let value = if offload { sum.folded() } else { sum.finish() };
-        if let Some(field) = bytes.get_mut(tcp_at + 16..tcp_at + 18) {
-            field.copy_from_slice(&value.to_be_bytes());
-        }
-        let frame = TxFrame {
-            header: bytes,
-            payload,
-            checksum_offload: offload,
-            segment_bytes: 0,
-        };
-        match waits_for {
-            None => self.tx.push_back(frame),
-            Some(ip) => self.link.wait_for_neighbour(now, ip, frame),
+            Hop::Unresolved(ip) => {
+                let template = self.link.blank_template(ends.0, ends.1);
+                let frame = template.frame(header, payload, ecn, offload);
+                self.link.wait_for_neighbour(now, *ip, frame);
+            }
+            Hop::Unreachable(_) => self.stats.count_drop(Drop::NoRoute),
         }
     }
 

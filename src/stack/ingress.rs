@@ -5,7 +5,6 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::counters::Drop;
 use super::flow_table::{Flow, FlowKey};
-use super::link::is_tcp_endpoint;
 use super::shard::Shard;
 use crate::device::{Pieces, RxFrame};
 use crate::tcp::{self, Disposition, SegmentIn};
@@ -39,8 +38,9 @@ impl From<ParseError> for Drop {
     }
 }
 
-/// Cuts a frame down to its TCP payload and checks everything in front of it.
-fn parse(mut frame: RxFrame, partial_checksums: bool) -> Result<Arrived, Drop> {
+/// Cuts a frame down to its TCP payload and checks everything in front of it but the addresses.
+#[inline]
+fn parse(frame: RxFrame, partial_checksums: bool) -> Result<Arrived, Drop> {
     let frame_len: usize = frame.pieces.iter().map(|p| p.len()).sum();
     let first = frame.pieces.first().ok_or(Drop::Truncated)?.as_bytes();
     let (ethernet, ethernet_len) = EthernetHeader::parse(first)?;
@@ -57,55 +57,81 @@ fn parse(mut frame: RxFrame, partial_checksums: bool) -> Result<Arrived, Drop> {
     if ip.protocol != PROTOCOL_TCP {
         return Err(Drop::Unsupported);
     }
-    if !is_tcp_endpoint(ip.src) || !is_tcp_endpoint(ip.dst) || ip.src == ip.dst {
-        return Err(Drop::Address);
-    }
     let (header, tcp_len) = TcpHeader::parse(ip_bytes.get(ip_len..).unwrap_or(&[]))?;
     let payload_len = ip.payload_len.checked_sub(tcp_len).ok_or(Drop::Truncated)?;
     let segment_at = ethernet_len + ip_len;
-    trim(&mut frame.pieces, segment_at, ip.payload_len);
-    if !frame.checksum_ok {
-        verify_checksum(&frame.pieces, &ip, partial_checksums)?;
+    let mut payload = frame.pieces;
+    if frame_len > segment_at + ip.payload_len {
+        // Ethernet padding.
+        truncate(&mut payload, segment_at + ip.payload_len);
     }
-    trim(&mut frame.pieces, tcp_len, payload_len);
+    if !frame.checksum_ok {
+        verify_checksum(&payload, segment_at, &ip, partial_checksums)?;
+    }
+    skip(&mut payload, segment_at + tcp_len);
     Ok(Arrived {
         local: SocketAddr::new(ip.dst, header.dst_port),
         remote: SocketAddr::new(ip.src, header.src_port),
         header,
-        payload: frame.pieces,
+        payload,
         payload_len: payload_len as u32,
         ecn: ip.ecn,
     })
 }
 
-/// Keeps `len` bytes from `skip` on. What lies behind is Ethernet padding.
-fn trim(pieces: &mut Pieces, mut skip: usize, mut len: usize) {
+/// Drops the first `n` bytes, and the pieces that are empty then.
+#[inline]
+fn skip(pieces: &mut Pieces, mut n: usize) {
+    let mut empty = false;
     for piece in pieces.iter_mut() {
-        let cut = skip.min(piece.len());
+        let cut = n.min(piece.len());
         piece.advance(cut);
-        skip -= cut;
-        piece.truncate(len);
-        len -= piece.len();
+        n -= cut;
+        empty |= piece.is_empty();
+        if n == 0 {
+            break;
+        }
+    }
+    if empty {
+        pieces.retain(|p| !p.is_empty());
+    }
+}
+
+/// Keeps the first `n` bytes.
+#[cold]
+fn truncate(pieces: &mut Pieces, mut n: usize) {
+    for piece in pieces.iter_mut() {
+        piece.truncate(n);
+        n -= piece.len();
     }
     pieces.retain(|p| !p.is_empty());
 }
 
 //= RFC 9293 §3.1
 //# "The receiver MUST check (MUST-3) [the checksum]."
-fn verify_checksum(segment: &Pieces, ip: &IpHeader, partial: bool) -> Result<(), Drop> {
+fn verify_checksum(
+    packet: &Pieces,
+    segment_at: usize,
+    ip: &IpHeader,
+    partial: bool,
+) -> Result<(), Drop> {
+    let mut pieces = packet.iter().map(|p| p.as_bytes());
+    let first = pieces.next().unwrap_or(&[]);
+    let first = first.get(segment_at..).unwrap_or(&[]);
     let pseudo = Checksum::pseudo_header(ip.src, ip.dst, PROTOCOL_TCP, ip.payload_len as u32);
     // A sender on the same host that counts on checksum offload leaves the folded sum of the
     // pseudo-header in the field, and a virtual link does not complete it. Such a segment never
     // was on a wire: accept exactly that value, where the link is known to be virtual.
     if partial
-        && let Some(&[a, b]) = segment.first().and_then(|p| p.as_bytes().get(16..18))
+        && let Some(&[a, b]) = first.get(16..18)
         && u16::from_be_bytes([a, b]) == pseudo.folded()
     {
         return Ok(());
     }
     let mut sum = pseudo;
-    for piece in segment {
-        sum.add(piece.as_bytes());
+    sum.add(first);
+    for piece in pieces {
+        sum.add(piece);
     }
     if sum.finish() == 0 {
         Ok(())
@@ -126,13 +152,13 @@ impl Shard {
             return;
         }
         match parse(frame, self.partial_checksums) {
-            Ok(arrived) => self.segment_arrives(now, arrived),
+            Ok(mut arrived) => self.segment_arrives(now, &mut arrived),
             Err(reason) => self.stats.count_drop(reason),
         }
     }
 
-    fn segment_arrives(&mut self, now: Instant, arrived: Arrived) {
-        if !self.link.is_ours(arrived.local.ip()) {
+    fn segment_arrives(&mut self, now: Instant, arrived: &mut Arrived) {
+        if !self.link.accepts(arrived.remote.ip(), arrived.local.ip()) {
             self.stats.count_drop(Drop::Address);
             return;
         }
@@ -149,7 +175,7 @@ impl Shard {
         &mut self,
         now: Instant,
         index: u32,
-        mut arrived: Arrived,
+        arrived: &mut Arrived,
     ) {
         let Some(slot) = self.slots.at_mut(index) else {
             return;

@@ -8,24 +8,17 @@ use core::net::{IpAddr, Ipv6Addr};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-
+use super::template::Template;
 use crate::control::{ControlHandle, Discovery, Neighbour, RouteError, Tables};
 use crate::device::{Pieces, TxFrame};
 use crate::limits::FRAMES_AWAITING_NEIGHBOUR_MAX;
 use crate::time::{Duration, Instant};
-use crate::wire::{EtherType, EthernetHeader, Mac};
+use crate::wire::Mac;
 
 /// How often a neighbour in use is confirmed to the kernel, which sees none of our traffic.
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// How long a frame waits for a neighbour before it is dropped: the kernel's three probes.
 const RESOLVE_FOR: Duration = Duration::from_secs(3);
-
-/// The Ethernet header of every frame to one peer, ready to be copied in front of it.
-#[derive(Clone, Debug)]
-pub(super) struct Template {
-    pub(super) ethernet: ArrayVec<u8, 18>,
-}
 
 /// How far the way to a peer is known.
 #[derive(Clone, Debug)]
@@ -64,6 +57,8 @@ pub(super) struct Link {
     waiting: VecDeque<Waiting>,
     /// On a link that the kernel does not know.
     discovery: Option<Box<Discovery>>,
+    /// The ends of the last packet that [`Link::accepts`] has found good.
+    accepted: Option<(IpAddr, IpAddr)>,
 }
 
 impl core::fmt::Debug for Link {
@@ -92,6 +87,7 @@ impl Link {
             mtu: 1500,
             waiting: VecDeque::new(),
             discovery,
+            accepted: None,
         };
         link.read_link();
         link
@@ -112,13 +108,23 @@ impl Link {
         }
         self.generation = generation;
         self.tables = self.control.tables();
+        self.accepted = None;
         self.read_link();
         true
     }
 
-    /// Whether `ip` is an address that packets for us come to.
-    pub(super) fn is_ours(&self, ip: IpAddr) -> bool {
-        self.tables.is_local(ip)
+    /// Whether a packet from `src` to `dst` can belong to a connection of ours.
+    #[inline]
+    pub(super) fn accepts(&mut self, src: IpAddr, dst: IpAddr) -> bool {
+        if self.accepted == Some((src, dst)) {
+            return true;
+        }
+        let good =
+            is_tcp_endpoint(src) && is_tcp_endpoint(dst) && src != dst && self.tables.is_local(dst);
+        if good {
+            self.accepted = Some((src, dst));
+        }
+        good
     }
 
     /// The longest IP packet that may go to `dst`.
@@ -171,27 +177,10 @@ impl Link {
         }
         let next_hop = route.gateway.unwrap_or(dst);
         let template = match self.tables.neighbour(self.ifindex, next_hop) {
-            Neighbour::Known(mac, _) => Some(self.template(src, mac)),
+            Neighbour::Known(mac, _) => Some(Template::new((self.mac, mac), src, dst)),
             Neighbour::Failed | Neighbour::Unknown => None,
         };
         Ok((next_hop, template))
-    }
-
-    fn template(&self, src: IpAddr, dst: Mac) -> Template {
-        let ether_type = if src.is_ipv4() {
-            EtherType::Ipv4
-        } else {
-            EtherType::Ipv6
-        };
-        let mut ethernet = ArrayVec::new();
-        EthernetHeader {
-            dst,
-            src: self.mac,
-            vlan: None,
-            ether_type,
-        }
-        .emit(&mut ethernet);
-        Template { ethernet }
     }
 
     /// Keeps a frame, whose Ethernet header is still blank, until its neighbour is known; asks
@@ -280,9 +269,9 @@ impl Link {
         matches!(self.tables.neighbour(self.ifindex, ip), Neighbour::Failed)
     }
 
-    /// The Ethernet header for a frame whose neighbour is unknown: blank addresses.
-    pub(super) fn blank_template(&self, src: IpAddr) -> Template {
-        self.template(src, Mac::default())
+    /// For frames to a neighbour that is not known yet: blank hardware addresses.
+    pub(super) fn blank_template(&self, src: IpAddr, dst: IpAddr) -> Template {
+        Template::new((self.mac, Mac::default()), src, dst)
     }
 }
 
@@ -294,7 +283,7 @@ impl Link {
 //= RFC 9293 §3.9.2.3
 //# "A TCP implementation MUST silently discard an incoming SYN segment that is addressed to a
 //# broadcast or multicast address (MUST-57)."
-pub(super) fn is_tcp_endpoint(ip: IpAddr) -> bool {
+fn is_tcp_endpoint(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(a) => {
             !(a.is_unspecified() || a.is_multicast() || a.is_broadcast() || a.is_loopback())

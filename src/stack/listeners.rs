@@ -194,11 +194,11 @@ impl Shard {
     pub(super) fn segment_for_listener(
         &mut self,
         now: Instant,
-        arrived: Arrived,
+        arrived: &mut Arrived,
         iss_min: Option<SeqNum>,
     ) {
         let Some(index) = self.find_listener(arrived.local) else {
-            self.reset(now, &arrived);
+            self.reset(now, arrived);
             return;
         };
         let Some(listener) = self.listeners.at(index) else {
@@ -216,8 +216,8 @@ impl Shard {
                 self.stats.resets_out += 1;
                 self.reply(now, arrived.local, arrived.remote, &header);
             }
-            ListenDisposition::Create => self.open_passively(now, index, &arrived, iss_min),
-            ListenDisposition::Cookie => self.send_cookie(now, index, &arrived),
+            ListenDisposition::Create => self.open_passively(now, index, arrived, iss_min),
+            ListenDisposition::Cookie => self.send_cookie(now, index, arrived),
             ListenDisposition::CheckCookie(reset) => {
                 self.open_from_cookie(now, index, arrived, &reset);
             }
@@ -320,7 +320,7 @@ impl Shard {
         &mut self,
         now: Instant,
         index: u32,
-        arrived: Arrived,
+        arrived: &mut Arrived,
         reset: &crate::wire::TcpHeader,
     ) {
         let (local, remote) = (arrived.local, arrived.remote);
@@ -347,7 +347,7 @@ impl Shard {
         let conn = Connection::accept_after_syn_ack(
             &config, ports, found.iss, ts_offset, &found.syn, now, 0, now,
         );
-        match self.insert_child(index, conn, &arrived) {
+        match self.insert_child(index, conn, arrived) {
             Some(child) => self.segment_for_connection(now, child, arrived),
             None => {
                 if let Some(listener) = self.listeners.at_mut(index) {
@@ -429,7 +429,12 @@ impl Shard {
     }
 
     /// A segment for a connection in TIME-WAIT whose block has been freed.
-    pub(super) fn segment_for_time_wait(&mut self, now: Instant, index: u32, arrived: Arrived) {
+    pub(super) fn segment_for_time_wait(
+        &mut self,
+        now: Instant,
+        index: u32,
+        arrived: &mut Arrived,
+    ) {
         let Some(record) = self.time_waits.at_mut(index) else {
             return;
         };
@@ -446,7 +451,7 @@ impl Shard {
                     self.time_waits.remove(&mut self.flows, index);
                     self.segment_for_listener(now, arrived, Some(iss_min));
                 } else {
-                    self.reset(now, &arrived);
+                    self.reset(now, arrived);
                 }
             }
         }

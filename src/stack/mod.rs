@@ -18,6 +18,7 @@ mod payload;
 mod shard;
 mod slab;
 mod streams;
+mod template;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, feature = "testutil"))]

@@ -55,6 +55,17 @@ pub fn shard(own: u8, mtu: u32, zones: usize, device: Box<dyn Device>) -> Shard 
     })
 }
 
+/// A pool of its own.
+#[cfg(test)]
+pub(crate) fn pool() -> Pool {
+    let area = Area::new(1 << 21).expect("memory");
+    let config = PoolConfig {
+        zones: 1,
+        ..PoolConfig::default()
+    };
+    Pool::new(&area, config).expect("pool")
+}
+
 /// Two shards and their clock.
 #[derive(Debug)]
 pub struct Two {
@@ -69,10 +80,15 @@ pub struct Two {
 impl Two {
     /// Joined by a wire of this MTU.
     pub fn new(mtu: u32) -> Self {
-        let wire = PairConfig {
+        Self::joined_by(PairConfig {
             frame_bytes_max: mtu as usize + 14,
             ..PairConfig::default()
-        };
+        })
+    }
+
+    /// Joined by this wire.
+    pub fn joined_by(wire: PairConfig) -> Self {
+        let mtu = wire.frame_bytes_max as u32 - 14;
         let (a, b) = local(wire);
         let ends = [
             shard(0, mtu, 16, Box::new(a)),

@@ -19,6 +19,15 @@ impl Checksum {
         Self { sum: 0, odd: false }
     }
 
+    /// A sum of which this is the folded value ([`Checksum::folded`]).
+    #[inline]
+    pub const fn from_folded(folded: u16) -> Self {
+        Self {
+            sum: folded.to_be() as u64,
+            odd: false,
+        }
+    }
+
     /// The sum of a TCP pseudo-header (RFC 9293 §3.1; RFC 8200 §8.1) with this TCP length in
     /// bytes. Mixed address families give a sum that matches nothing.
     pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, tcp_len: u32) -> Self {
@@ -92,30 +101,38 @@ const fn fold(sum: u64) -> u16 {
     s as u16
 }
 
+/// How many 64-bit words are added up side by side.
+const LANES: usize = 4;
+
 #[inline]
 fn sum_bytes(bytes: &[u8]) -> u64 {
-    // Four independent lanes of 32-bit words in 64-bit sums: no carry can be lost below 2^32
-    // words, and the compiler vectorises it.
-    let mut lanes = [0u64; 8];
-    let mut chunks = bytes.chunks_exact(32);
-    for chunk in &mut chunks {
-        for (lane, word) in lanes.iter_mut().zip(chunk.chunks_exact(4)) {
-            let mut w = [0u8; 4];
-            w.copy_from_slice(word);
-            *lane += u64::from(u32::from_ne_bytes(w));
+    // Lanes of 128 bits: an addition and a carry for each 8 bytes, and the lanes do not wait for
+    // each other. No carry can be lost below 2^64 words.
+    let mut lanes = [0u128; LANES];
+    let (blocks, rest) = bytes.as_chunks::<{ 8 * LANES }>();
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u128::from(u64::from_ne_bytes(*word));
         }
     }
-    let mut sum: u64 = lanes.iter().sum();
-    let mut words = chunks.remainder().chunks_exact(2);
-    for word in &mut words {
-        let mut w = [0u8; 2];
-        w.copy_from_slice(word);
-        sum += u64::from(u16::from_ne_bytes(w));
+    let (words, rest) = rest.as_chunks::<8>();
+    let mut sum = lanes.iter().sum::<u128>();
+    for word in words {
+        sum += u128::from(u64::from_ne_bytes(*word));
     }
-    if let [last] = words.remainder() {
-        sum += u64::from(u16::from_ne_bytes([*last, 0]));
+    if !rest.is_empty() {
+        // Zeros behind do not change the sum.
+        let mut last = [0u8; 8];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        sum += u128::from(u64::from_ne_bytes(last));
     }
-    sum
+    // 2^64 is 1 in one's complement of 16 bits.
+    let (high, low) = ((sum >> 64) as u64, sum as u64);
+    let (sum, carry) = low.overflowing_add(high);
+    sum + u64::from(carry)
 }
 
 #[cfg(test)]

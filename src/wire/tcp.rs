@@ -109,7 +109,36 @@ impl TcpOptions {
     //# "A TCP implementation MUST be able to receive a TCP Option in any segment (MUST-5)."
     //# "A TCP implementation MUST (MUST-6) ignore without error any TCP Option it does not
     //# implement, assuming that the option has a length field."
-    pub fn parse(mut bytes: &[u8]) -> Result<Self, ParseError> {
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        // What most segments carry (RFC 7323 App. A).
+        if let [
+            kind::NOP,
+            kind::NOP,
+            kind::TIMESTAMPS,
+            10,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+        ] = *bytes
+        {
+            return Ok(Self {
+                timestamps: Some(Timestamps {
+                    value: u32::from_be_bytes([a, b, c, d]),
+                    echo: u32::from_be_bytes([e, f, g, h]),
+                }),
+                ..Self::default()
+            });
+        }
+        Self::parse_any(bytes)
+    }
+
+    fn parse_any(mut bytes: &[u8]) -> Result<Self, ParseError> {
         let mut options = Self::default();
         while let [first, rest @ ..] = bytes {
             match *first {
@@ -161,8 +190,26 @@ impl TcpOptions {
         }
     }
 
+    /// The timestamps, if there is nothing else.
+    #[inline]
+    fn only_timestamps(&self) -> Option<Timestamps> {
+        if self.sack.is_empty()
+            && !self.sack_permitted
+            && self.mss.is_none()
+            && self.window_scale.is_none()
+        {
+            self.timestamps
+        } else {
+            None
+        }
+    }
+
     /// How many bytes [`TcpOptions::emit`] writes: a multiple of four, at most 40.
+    #[inline]
     pub fn emitted_len(&self) -> usize {
+        if self.only_timestamps().is_some() {
+            return 12;
+        }
         let mut len = 0;
         if self.mss.is_some() {
             len += 4;
@@ -277,9 +324,10 @@ impl TcpHeader {
     }
 
     /// Appends the header to `out` with `checksum` in its field.
+    #[inline]
     pub fn emit<const N: usize>(&self, checksum: u16, out: &mut ArrayVec<u8, N>) {
         let words = (self.emitted_len() / 4) as u8;
-        let mut head = [0u8; 20];
+        let mut head = [0u8; 32];
         head[0..2].copy_from_slice(&self.src_port.to_be_bytes());
         head[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
         head[4..8].copy_from_slice(&self.seq.get().to_be_bytes());
@@ -289,7 +337,14 @@ impl TcpHeader {
         head[14..16].copy_from_slice(&self.window.to_be_bytes());
         head[16..18].copy_from_slice(&checksum.to_be_bytes());
         head[18..20].copy_from_slice(&self.urgent.to_be_bytes());
-        out.extend(head);
+        if let Some(ts) = self.options.only_timestamps() {
+            head[20..24].copy_from_slice(&[kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
+            head[24..28].copy_from_slice(&ts.value.to_be_bytes());
+            head[28..32].copy_from_slice(&ts.echo.to_be_bytes());
+            let _fits = out.try_extend_from_slice(&head);
+            return;
+        }
+        let _fits = out.try_extend_from_slice(&head[..20]);
         self.options.emit(out);
     }
 }
