@@ -14,6 +14,7 @@ mod lifecycle;
 mod loops;
 mod macros;
 mod memory;
+pub mod safe;
 mod sockets;
 mod stats;
 mod zbuf;
