@@ -3,6 +3,7 @@
 
 mod doctor;
 mod elf;
+mod knb;
 mod run;
 mod show;
 mod ss;
@@ -34,6 +35,8 @@ enum Command {
     Stat(stat::Options),
     /// Check this machine, link and configuration, and say what to do
     Doctor(doctor::Options),
+    /// Measure a stack with requests and responses, as the paper does
+    Knb(knb::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,5 +45,6 @@ fn main() -> ExitCode {
         Command::Ss(options) => ss::run(&options),
         Command::Stat(options) => stat::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Knb(options) => knb::run(&options),
     }
 }

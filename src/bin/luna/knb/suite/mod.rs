@@ -1,0 +1,149 @@
+//! `luna knb suite`: the tables of docs/BENCHMARKS.md, cell by cell, each stack in turn, round by
+//! round, so that what the machine does meanwhile happens to all of them.
+
+mod link;
+pub(crate) mod plan;
+mod play;
+mod store;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use self::link::Links;
+use self::plan::Table;
+pub(crate) use self::plan::Variant;
+use self::play::Stage;
+pub(crate) use self::store::{Store, middle};
+use super::cacheline::round_trip_ns;
+use crate::show::note;
+
+/// `luna knb suite`
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The tables to measure [default: all]
+    #[arg(value_enum)]
+    tables: Vec<Table>,
+    /// Only these variants
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    only: Vec<String>,
+    /// Only cells whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    cell: Option<String>,
+    /// Where the results are kept, one JSON object a line; those of the tables asked for are
+    /// replaced
+    #[arg(long, value_name = "FILE")]
+    results: PathBuf,
+    /// The program with smoltcp and raw frames (`cargo bench --bench peers`)
+    #[arg(long, value_name = "FILE")]
+    peers: Option<PathBuf>,
+    /// The first part of the names of network namespaces and links, at most 8 letters
+    #[arg(long, default_value_t = format!("knb{}", std::process::id() % 100_000))]
+    names: String,
+    /// Interleaved runs of each cell
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Measured time of a run
+    #[arg(long, default_value_t = 0.6)]
+    seconds: f64,
+    /// The cores of the server and of the client
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1], value_name = "A,B")]
+    cores: Vec<u16>,
+}
+
+pub(crate) fn run(options: &Options) -> ExitCode {
+    match measure(options) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failed) => {
+            note(&format!(
+                "{failed} runs failed: they are in the results with their reasons"
+            ));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            note(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<u32, String> {
+    let &[server, client] = options.cores.as_slice() else {
+        return Err("--cores takes two: 0,1".to_owned());
+    };
+    let mut store = Store::open(&options.results)?;
+    let tables = if options.tables.is_empty() {
+        Table::all()
+    } else {
+        options.tables.clone()
+    };
+    let mut stage = Stage {
+        links: Links::new(&options.names)?,
+        cores: (server, client),
+        seconds: options.seconds,
+        peers: options.peers.clone(),
+    };
+    let mut failed = 0;
+    for table in tables {
+        let wanted = |name: &str, text: &Option<String>| match text {
+            Some(text) => name.contains(text.as_str()),
+            None => true,
+        };
+        let runs: Vec<_> = table
+            .runs()
+            .into_iter()
+            .filter(|run| wanted(&run.cell, &options.cell))
+            .filter(|run| {
+                options.only.is_empty() || options.only.iter().any(|id| id == run.variant.id())
+            })
+            .collect();
+        store.forget(|record| {
+            let is = |key: &str, value: &str| record.get(key).is_some_and(|field| field == value);
+            is("table", table.name())
+                && runs
+                    .iter()
+                    .any(|run| is("cell", &run.cell) && is("variant", run.variant.id()))
+        });
+        for round in 0..options.rounds {
+            for run in &runs {
+                let cacheline = round_trip_ns(server, client);
+                let mut record = match stage.play(run) {
+                    Ok(record) => record,
+                    Err(error) => {
+                        failed += 1;
+                        note(&format!("{} {}: {error}", run.cell, run.variant.id()));
+                        json!({ "error": error })
+                    }
+                };
+                if let Some(fields) = record.as_object_mut() {
+                    fields.insert("table".into(), table.name().into());
+                    fields.insert("cell".into(), run.cell.clone().into());
+                    fields.insert("variant".into(), run.variant.id().into());
+                    fields.insert("round".into(), round.into());
+                    fields.insert("cacheline_ns".into(), json!(cacheline));
+                }
+                note(&format!(
+                    "{} {round} | {:<14} | {:<12} | {:>9.0}/s p50 {:>7.1} p99 {:>8.1} µs | line {:.0} ns",
+                    table.name(),
+                    run.cell,
+                    run.variant.id(),
+                    number(&record, "rps"),
+                    number(&record, "p50_us"),
+                    number(&record, "p99_us"),
+                    cacheline.unwrap_or(f64::NAN),
+                ));
+                store.add(record)?;
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn number(record: &serde_json::Value, key: &str) -> f64 {
+    record
+        .get(key)
+        .and_then(serde_json::Value::as_f64)
+        .unwrap_or(f64::NAN)
+}
