@@ -3,7 +3,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help demo deps build test bench soak install
+.PHONY: help demo deps build test bench figures soak install
 
 help:
 	@echo 'make demo     redis on the kernel and on luna, side by side (root)'
@@ -11,6 +11,7 @@ help:
 	@echo 'make build    target/release: luna, libluna.so, libluna_preload.so'
 	@echo 'make deps     install what building and testing need (root, Debian)'
 	@echo 'make bench    measure, and write docs/BENCHMARKS.md (root)'
+	@echo 'make figures  draw the curves of the paper for this machine, in target/figures (root)'
 	@echo 'make soak     1 GiB transfers and repeated tests (root)'
 	@echo 'make install  into $$(DESTDIR)$$(PREFIX), by default /usr/local'
 
@@ -27,7 +28,10 @@ test:
 	@bash scripts/test.sh
 
 bench:
-	@bash scripts/bench.sh
+	@bash scripts/bench.sh $(TABLES)
+
+figures:
+	@bash scripts/bench.sh figures
 
 soak:
 	@bash scripts/soak.sh

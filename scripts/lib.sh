@@ -18,7 +18,7 @@ need_root() {
 PACKAGES_BUILD="cc=gcc clang=clang make=make"
 PACKAGES_TEST="ip=iproute2 nft=nftables bpftool=bpftool setpriv=util-linux ping=iputils-ping
     redis-server=redis-server redis-benchmark=redis-tools nginx=nginx-light iperf3=iperf3"
-PACKAGES_BENCH="taskset=util-linux valgrind=valgrind"
+PACKAGES_BENCH="taskset=util-linux valgrind=valgrind ethtool=ethtool memcached=memcached"
 
 # install_missing NAME=PACKAGE…: installs the packages of the programs that are not there.
 install_missing() {
