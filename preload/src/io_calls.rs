@@ -245,8 +245,8 @@ unsafe fn send_messages(
     count.min(libc::UIO_MAXIOV as c_uint) as c_int
 }
 
-/// `recvmmsg` out of `recvmsg`. A stream socket has no message borders; the end of the stream
-/// ends the call. The timeout is looked at by the kernel only between messages, so that here,
+/// `recvmmsg` out of `recvmsg`. A stream socket has no message borders, and at its end every
+/// message is empty. The timeout is looked at by the kernel only between messages, so that here,
 /// where later messages never wait, it changes nothing.
 unsafe fn recv_messages(
     luna: &'static Libluna,
@@ -267,9 +267,6 @@ unsafe fn recv_messages(
             return if done == 0 { -1 } else { done as c_int };
         }
         message.msg_len = received as c_uint;
-        if received == 0 {
-            return done as c_int + 1;
-        }
     }
     count as c_int
 }

@@ -81,7 +81,7 @@ ints! {
 const RCVTIMEO_NEW: i32 = 66;
 const SNDTIMEO_NEW: i32 = 67;
 /// Options of which success would promise what does not happen.
-const REFUSED: [(i32, i32); 11] = [
+const REFUSED: [(i32, i32); 10] = [
     (IPPROTO_TCP, libc::TCP_ULP),
     (IPPROTO_TCP, libc::TCP_MD5SIG),
     (IPPROTO_TCP, libc::TCP_REPAIR),
@@ -90,7 +90,6 @@ const REFUSED: [(i32, i32); 11] = [
     // TCP_MD5SIG_EXT and TCP_AO_ADD_KEY.
     (IPPROTO_TCP, 32),
     (IPPROTO_TCP, 38),
-    (SOL_SOCKET, libc::SO_ZEROCOPY),
     (SOL_SOCKET, libc::SO_ATTACH_FILTER),
     (SOL_SOCKET, libc::SO_ATTACH_BPF),
     (IPPROTO_IPV6, libc::IPV6_ADDRFORM),

@@ -11,7 +11,8 @@ use crate::time::Duration;
 /// The length of the struct in Linux 6.18.
 pub const TCP_INFO_BYTES: usize = 280;
 
-/// Linux's number of a state (`include/net/tcp_states.h`).
+/// Linux's number of a state (`include/net/tcp_states.h`), as a socket shows it: in TIME-WAIT
+/// Linux keeps the connection elsewhere, and the socket is closed.
 pub const fn state_number(state: State) -> u8 {
     match state {
         State::Established => 1,
@@ -19,8 +20,7 @@ pub const fn state_number(state: State) -> u8 {
         State::SynReceived => 3,
         State::FinWait1 => 4,
         State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Closed => 7,
+        State::TimeWait | State::Closed => 7,
         State::CloseWait => 8,
         State::LastAck => 9,
         State::Closing => 11,
