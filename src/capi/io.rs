@@ -8,7 +8,8 @@ use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, 
 use super::macros::{ended, entry, forward};
 use super::memory::{self, VECTORS_MAX};
 use crate::socket::description::{Kind, Pin, pin_active};
-use crate::socket::{fork, runtime, sendfile, stream};
+use crate::socket::reason::Reason;
+use crate::socket::{self, fork, runtime, sendfile, stream};
 use crate::sys::Errno;
 
 /// The stream behind a descriptor. All else, luna's listeners and epoll sets included, gets the
@@ -487,6 +488,7 @@ pub unsafe extern "C" fn luna_sendto(
     addrlen: socklen_t,
 ) -> ssize_t {
     let Some(pin) = stream_behind(fd) else {
+        leave_to_fast_open(fd, flags);
         return ended(forward!(sendto, fd, buf, count, flags, addr, addrlen));
     };
     entry!({
@@ -494,6 +496,16 @@ pub unsafe extern "C" fn luna_sendto(
         let bytes = unsafe { memory::bytes(buf, count) }?;
         moved(stream::send(&pin, &[IoSlice::new(bytes)], flags)?)
     })
+}
+
+/// A send with `MSG_FASTOPEN` connects a socket behind our back: it is the kernel's from then on.
+fn leave_to_fast_open(fd: c_int, flags: c_int) {
+    if flags & libc::MSG_FASTOPEN != 0
+        && let Some(pin) = socket::pin_checked(fd)
+        && pin.kind() == Kind::Provisional
+    {
+        pin.set_kernel(Reason::Unsupported);
+    }
 }
 
 /// `sendmsg(2)` on any descriptor. A connection ignores address and control messages.
@@ -508,6 +520,7 @@ pub unsafe extern "C" fn luna_sendto(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     let Some(pin) = stream_behind(fd) else {
+        leave_to_fast_open(fd, flags);
         return ended(forward!(sendmsg, fd, msg, flags));
     };
     // SAFETY: the caller's contract.

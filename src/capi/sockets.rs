@@ -313,8 +313,13 @@ pub unsafe extern "C" fn luna_setsockopt(
     };
     entry!({
         if pin.kind() == Kind::Provisional || pin.kind() == Kind::Kernel {
-            pin.socket.lock().options_touched = true;
-            return forward!(setsockopt, fd, level, name, value, len).map(|_| 0);
+            forward!(setsockopt, fd, level, name, value, len)?;
+            let mut cell = pin.socket.lock();
+            cell.options_touched = true;
+            if pin.kind() == Kind::Provisional {
+                cell.options.note(fd, level, name);
+            }
+            return Ok(0);
         }
         let len = usize::try_from(len.cast_signed()).map_err(|_| Errno::INVAL)?;
         // SAFETY: the caller's contract.

@@ -128,6 +128,9 @@ fn place(
         report::fallback(&format!("all sockets stay on the kernel: {cause}"));
         return Err(Reason::NotStarted);
     }
+    if held.is_none() && listener::is_bound_elsewhere(pin) {
+        return Err(Reason::BoundElsewhere);
+    }
     let source = runtime::source_for(ip)?;
     let options = if held.is_some() {
         pin.socket.lock().options.clone()
@@ -179,6 +182,10 @@ fn open(pin: &Pin, remote: SocketAddr, place: &Place) -> Result<(), Errno> {
         cell.has_twin = true;
         cell.identity = sys::identity(pin.fd()).unwrap_or_default();
         cell.options = place.options.clone();
+        // As every connection of Linux's begins.
+        let on = 1_i32.to_ne_bytes();
+        cell.options
+            .store(libc::IPPROTO_TCP, libc::TCP_QUICKACK, &on);
         cell.local = Some(local);
         cell.remote = Some(remote);
         cell.phase = Phase::Connecting;

@@ -137,6 +137,22 @@ impl OptionSet {
         set
     }
 
+    /// Takes over what `earlier` remembers beyond the options that [`OptionSet::read`] asks for.
+    pub fn keep_others(&mut self, earlier: &Self) {
+        self.others.clone_from(&earlier.others);
+    }
+
+    /// Notes the value of an option beyond those, which was just set on a kernel socket.
+    pub fn note(&mut self, fd: RawFd, level: i32, name: i32) {
+        if is_refused(level, name) || index_of(level, name).is_some() {
+            return;
+        }
+        let mut shown = [0; VALUE_BYTES_MAX];
+        if let Ok(len) = sys::getsockopt(fd, level, name, &mut shown) {
+            self.store(level, name, shown.get(..len).unwrap_or(&shown));
+        }
+    }
+
     /// The value of an `int` option.
     pub fn int(&self, option: Int) -> i32 {
         self.ints.get(option as usize).copied().unwrap_or(0)
@@ -209,6 +225,10 @@ impl OptionSet {
     ///
     /// What the kernel answers; `ENOPROTOOPT` for what luna can't honour.
     pub fn set(&mut self, judge: RawFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        if (level, name) == (IPPROTO_TCP, libc::TCP_ULP) {
+            // As on a kernel that was built without the protocol.
+            return Err(Errno::NOENT);
+        }
         if is_refused(level, name) {
             return Err(Errno::NOPROTOOPT);
         }
@@ -311,7 +331,7 @@ mod tests {
         assert_eq!(set.set(judge, idle, 999, &[0; 4]), Err(Errno::NOPROTOOPT));
         assert_eq!(
             set.set(judge, idle, libc::TCP_ULP, b"tls"),
-            Err(Errno::NOPROTOOPT)
+            Err(Errno::NOENT)
         );
         set.set(judge, idle, libc::TCP_CONGESTION, b"reno").unwrap();
         assert!(

@@ -317,6 +317,10 @@ fn send_quietly(pin: &Pin, bufs: &[IoSlice<'_>], flags: i32) -> Result<usize, Er
     if flags & MSG_URGENT != 0 {
         return Err(Errno::OPNOTSUPP);
     }
+    if flags & libc::MSG_FASTOPEN != 0 {
+        // To connect once more.
+        return Err(Errno::ISCONN);
+    }
     let more = flags & libc::MSG_MORE != 0;
     let total: usize = bufs.iter().map(|buf| buf.len()).sum();
     let now = runtime::now();

@@ -103,6 +103,9 @@ fn fill(out: &mut Writer, tcp: &Info) {
     out.u32(20, u64::from(tcp.rcv_mss));
     out.u32(24, segments(tcp.unacked));
     out.u32(28, segments(tcp.sacked));
+    // As the path's MTU must be for segments of this size, IPv4 assumed.
+    let headers = if tcp.timestamps { 52 } else { 40 };
+    out.u32(60, u64::from(tcp.snd_mss) + headers);
     out.u32(68, tcp.srtt.map_or(0, Duration::as_micros));
     out.u32(72, tcp.rttvar.as_micros());
     let ssthresh = segments(tcp.ssthresh).min(SSTHRESH_INFINITE);

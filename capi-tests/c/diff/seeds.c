@@ -306,13 +306,3 @@ CASE(marker_put_over_a_listener)
     CALL(accept(fd, NULL, NULL));
     CALL(close(fd));
 }
-
-/* EBUSY where EAGAIN is meant. */
-CASE(full_says_try_again)
-{
-    static char bulk[100000];
-    int fd = accepted_small(0);
-    set_int(fd, SOL_SOCKET, SO_SNDBUF, 20000);
-    fill(fd);
-    CALL(send(fd, bulk, sizeof bulk, MSG_DONTWAIT) == -1 && errno == EAGAIN);
-}
