@@ -7,6 +7,7 @@ use libc::{
 
 use crate::hook::{self, Failure as _, hooks};
 use crate::libluna::Libluna;
+use crate::splice::{self, End};
 
 hooks! {
     fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t = |luna| {
@@ -167,13 +168,17 @@ hooks! {
         unsafe { ours::sendfile(luna, out, input, offset, count) }
     }
 
-    // `EINVAL` means "these descriptors cannot be spliced": programs then read and write.
+    // The kernel can splice from and to what is only kept track of.
     fn splice(
         input: c_int, input_offset: *mut off_t, output: c_int, output_offset: *mut off_t,
         len: size_t, flags: c_uint,
     ) -> ssize_t = |luna| {
-        let _ = (input_offset, output_offset, len, flags);
-        (luna.owns(input) || luna.owns(output)).then(|| hook::fail(libc::EINVAL))
+        if hook::is_inside() || !luna.serves(input) && !luna.serves(output) {
+            return None;
+        }
+        let input = End { fd: input, offset: input_offset };
+        let output = End { fd: output, offset: output_offset };
+        Some(hook::inside_blocking(|| splice::splice(luna, input, output, len, flags)))
     }
 }
 
