@@ -37,6 +37,23 @@ pub struct RxFrame {
     pub pieces: Pieces,
     /// The device has verified the TCP checksum.
     pub checksum_ok: bool,
+    /// Whether this is all of it.
+    pub part: FramePart,
+}
+
+/// How a received frame of more pieces than [`FRAME_PIECES_MAX`] is handed over: one after the
+/// other, with no other frame between them. Only segmentation offload of a sender on this very
+/// machine makes such frames (a veth's kernel peer: up to 64 KiB).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FramePart {
+    /// A frame by itself, as nearly all are.
+    Whole,
+    /// The headers and the first bytes.
+    First,
+    /// The bytes that follow, payload only.
+    Middle,
+    /// The last bytes.
+    Last,
 }
 
 /// A frame to send: headers by value, payload by reference.

@@ -14,6 +14,7 @@ mod flow_table;
 mod ingress;
 mod link;
 mod listeners;
+mod parts;
 mod payload;
 mod shard;
 mod slab;

@@ -14,11 +14,12 @@ use super::counters::Counters;
 use super::flow_table::{Flow, FlowKey, FlowTable};
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
+use super::parts::Continued;
 use super::slab::Slab;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use crate::control::{ControlHandle, Discovery};
-use crate::device::{Capabilities, Device, DeviceStats, Gone, RxFrame, TxFrame};
+use crate::device::{Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, Gone, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
 use crate::tcp::isn::IsnGenerator;
 use crate::tcp::time_wait::TimeWait;
@@ -28,6 +29,8 @@ use crate::zbuf::{Pool, Slice};
 
 /// Under a flood that fills every batch, timers still run this often.
 const TIMERS_AT_LEAST_EVERY: Duration = Duration::from_millis(5);
+/// A frame of 64 KiB in 2 KiB objects comes in this many parts at most, and is never torn apart.
+const PARTS_MAX: usize = 64 / 2 / FRAME_PIECES_MAX + 3;
 /// How many flows the table has room for before it first grows.
 const FLOWS_INITIAL: usize = 4096;
 
@@ -113,6 +116,7 @@ pub struct Shard {
     due: Vec<u32>,
     timers_ran: Instant,
     frames_wait: bool,
+    pub(super) continued: Option<Continued>,
 }
 
 impl core::fmt::Debug for Shard {
@@ -172,10 +176,11 @@ impl Shard {
             listener_wakeups: Vec::new(),
             tx: VecDeque::new(),
             stats: Counters::default(),
-            rx: Vec::with_capacity(RX_BURST_FRAMES),
+            rx: Vec::with_capacity(RX_BURST_FRAMES + PARTS_MAX),
             due: Vec::new(),
             timers_ran: now,
             frames_wait: false,
+            continued: None,
         }
     }
 
