@@ -24,7 +24,7 @@ use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
 
-use super::{Capabilities, Device, DeviceStats, OpenError, Pieces, RxFrame, TxFrame};
+use super::{Capabilities, Device, DeviceStats, FramePart, OpenError, Pieces, RxFrame, TxFrame};
 use crate::wire::checksum::Checksum;
 use crate::zbuf::Pool;
 use channel::{Channel, Link, Outcome};
@@ -298,6 +298,7 @@ fn copy_out(
     Ok(Some(RxFrame {
         pieces,
         checksum_ok: link.trusts_checksums,
+        part: FramePart::Whole,
     }))
 }
 
