@@ -13,6 +13,9 @@ pub const ACCEPT_QUEUE_MAX: usize = 4096;
 pub const REASSEMBLY_RANGES_MAX: usize = 64;
 /// Most ranges of the SACK scoreboard (SACK Slowness, CVE-2019-11478).
 pub const SACK_RANGES_MAX: usize = 64;
+/// Most runs of bytes in the network that a sender tells apart by time and fate: what a
+/// duplicate ACK may cost to look at. What one turn sends is one run.
+pub const OUTSTANDING_RUNS_MAX: usize = 1024;
 /// Smallest MSS that we honour from a peer (SACK Panic, CVE-2019-11477; Linux's floor is 48).
 pub const MSS_FLOOR_BYTES: u16 = 48;
 /// Most pieces of payload in one segment.

@@ -15,8 +15,6 @@ mod hook;
 mod io_calls;
 mod libluna;
 mod socket_calls;
-mod splice;
-mod stdio_calls;
 mod syscall_gate;
 
 /// Runs before `main`. Resolves the real functions now, so that no later call needs the dynamic
@@ -29,7 +27,6 @@ fn start() {
         io_calls::CELLS,
         event_calls::CELLS,
         fd_calls::CELLS,
-        stdio_calls::CELLS,
         syscall_gate::CELLS,
     ];
     for cell in files.into_iter().flatten() {

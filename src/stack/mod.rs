@@ -14,7 +14,6 @@ mod flow_table;
 mod ingress;
 mod link;
 mod listeners;
-mod parts;
 mod payload;
 mod shard;
 mod slab;

@@ -14,12 +14,11 @@ use super::counters::Counters;
 use super::flow_table::{Flow, FlowKey, FlowTable};
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
-use super::parts::Continued;
 use super::slab::Slab;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use crate::control::{ControlHandle, Discovery};
-use crate::device::{Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, Gone, RxFrame, TxFrame};
+use crate::device::{Capabilities, Device, DeviceStats, Gone, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
 use crate::tcp::isn::IsnGenerator;
 use crate::tcp::time_wait::TimeWait;
@@ -29,11 +28,6 @@ use crate::zbuf::{Pool, Slice};
 
 /// Under a flood that fills every batch, timers still run this often.
 const TIMERS_AT_LEAST_EVERY: Duration = Duration::from_millis(5);
-/// A frame of 64 KiB in 2 KiB objects comes in this many parts at most, and is never torn apart.
-const PARTS_MAX: usize = 64 / 2 / FRAME_PIECES_MAX + 3;
-/// How long to sleep at first, and at most, on a device that wakes nobody.
-const POLL_EVERY_FIRST: Duration = Duration::from_micros(50);
-const POLL_EVERY_MAX: Duration = Duration::from_millis(1);
 /// How many flows the table has room for before it first grows.
 const FLOWS_INITIAL: usize = 4096;
 
@@ -119,10 +113,6 @@ pub struct Shard {
     due: Vec<u32>,
     timers_ran: Instant,
     frames_wait: bool,
-    pub(super) continued: Option<Continued>,
-    /// When a device that wakes nobody must be looked at again, and how long that is from then.
-    poll_at: Instant,
-    poll_every: Duration,
 }
 
 impl core::fmt::Debug for Shard {
@@ -182,13 +172,10 @@ impl Shard {
             listener_wakeups: Vec::new(),
             tx: VecDeque::new(),
             stats: Counters::default(),
-            rx: Vec::with_capacity(RX_BURST_FRAMES + PARTS_MAX),
+            rx: Vec::with_capacity(RX_BURST_FRAMES),
             due: Vec::new(),
             timers_ran: now,
             frames_wait: false,
-            continued: None,
-            poll_at: Instant::FAR_FUTURE,
-            poll_every: POLL_EVERY_FIRST,
         }
     }
 
@@ -208,10 +195,6 @@ impl Shard {
             self.ingress(now, frame);
         }
         self.rx = frames;
-        self.poll_at = Instant::FAR_FUTURE;
-        if received > 0 {
-            self.poll_every = POLL_EVERY_FIRST;
-        }
         // A late turn drains the ring before it fires a timer: the acknowledgment may be in it.
         let drained = received < RX_BURST_FRAMES;
         if drained || now.saturating_since(self.timers_ran) > TIMERS_AT_LEAST_EVERY {
@@ -301,16 +284,11 @@ impl Shard {
             .next_deadline()
             .min(self.time_waits.next_deadline())
             .min(self.link.discovery_deadline())
-            .min(self.poll_at)
             .min(waiting)
     }
 
     /// Prepares the device for sleep; false: frames are waiting, do not sleep.
     pub fn arm(&mut self) -> bool {
-        if self.device.must_be_polled() {
-            self.poll_at = self.timers_ran + self.poll_every;
-            self.poll_every = (self.poll_every + self.poll_every).min(POLL_EVERY_MAX);
-        }
         self.device.arm()
     }
 

@@ -162,7 +162,7 @@ impl Shard {
     ) -> Result<usize, RecvError> {
         let slot = self.slots.get_mut(slot_key(id)).ok_or(RecvError::Stale)?;
         let readable = slot.conn.readable_bytes();
-        if readable == 0 {
+        if readable == 0 || slot.marks.contains(Mark::READ_SHUT) {
             // As on Linux, a stream that has ended in order stays ended, whatever came after.
             if slot.conn.recv_finished() {
                 return Ok(0);
@@ -202,8 +202,8 @@ impl Shard {
         }
     }
 
-    /// The application will read no more: reads that find nothing end at once. As on Linux, what
-    /// arrives is still taken and acknowledged, and can be read.
+    /// The application will read no more: reads end at once, as on Linux; what arrives is still
+    /// taken and acknowledged.
     pub fn shutdown_read(&mut self, _now: Instant, id: ConnId) {
         if let Some(slot) = self.slots.get_mut(slot_key(id)) {
             slot.marks.insert(Mark::READ_SHUT);

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::congestion::CongestionControl;
 use crate::limits::MSS_FLOOR_BYTES;
 use crate::time::Duration;
 
@@ -68,6 +69,9 @@ pub struct Config {
     pub rto_max: Duration,
     /// How long an acknowledgment may wait for data to travel with; zero sends it at once.
     pub delayed_ack: Duration,
+    /// How long the peer may hold an acknowledgment back when a single segment is outstanding:
+    /// how much later its loss is suspected (RFC 8985 §7.2).
+    pub max_ack_delay: Duration,
     /// Send small segments even while others are unacknowledged (disables Nagle).
     pub nodelay: bool,
     /// Send only full segments until it is taken away.
@@ -95,6 +99,8 @@ pub struct Config {
     pub sack: bool,
     /// Offer timestamps (RFC 7323 §3).
     pub timestamps: bool,
+    /// How the congestion window moves.
+    pub congestion: CongestionControl,
     /// Makes the limit on challenge ACKs unpredictable (RFC 5961 §7); mixed with the initial
     /// sequence number, so one value per process is enough.
     pub seed: u64,
@@ -119,6 +125,8 @@ impl Default for Config {
             //# "A maximum value MAY be placed on RTO provided it is at least 60 seconds."
             rto_max: Duration::from_secs(120),
             delayed_ack: Duration::from_millis(1),
+            // Linux's ceiling; RFC 9293 §3.8.6.3 allows half a second.
+            max_ack_delay: Duration::from_millis(200),
             nodelay: false,
             cork: false,
             //= RFC 9293 §3.8.4
@@ -136,6 +144,7 @@ impl Default for Config {
             window_scale: true,
             sack: true,
             timestamps: true,
+            congestion: CongestionControl::NewReno,
             seed: 0,
         }
     }

@@ -28,6 +28,10 @@ pub struct Counters {
     pub timeouts: u64,
     /// Times fast recovery was entered.
     pub fast_recoveries: u64,
+    /// Recoveries that turned out to have been for nothing, and were taken back.
+    pub spurious_recoveries: u64,
+    /// Times the tail was probed (RFC 8985).
+    pub tail_probes: u64,
     /// Window and keepalive probes sent.
     pub probes: u64,
     /// Duplicate acknowledgments received.
@@ -81,6 +85,10 @@ pub struct Info {
     pub unacked: u32,
     /// Of those, bytes that the peer holds out of order.
     pub sacked: u32,
+    /// Bytes taken for lost and not sent again yet.
+    pub lost: u32,
+    /// The path has been seen to reorder.
+    pub reordering: bool,
     /// Bytes written and not sent.
     pub unsent: u32,
     /// Bytes received and not read.

@@ -24,6 +24,7 @@ mod info;
 pub mod isn;
 pub mod listener;
 mod payload;
+mod rack;
 mod reassembly;
 mod receiver;
 mod recovery;
@@ -42,6 +43,7 @@ mod timers;
 pub use config::{
     BUFFER_BYTES_MAX, Config, Keepalive, MSS_DEFAULT_V4, MSS_DEFAULT_V6, Ports, SharedConfig,
 };
+pub use congestion::CongestionControl;
 pub use connection::{Connection, Event};
 pub use info::{Counters, Info, TimeWaitSeed, TimeWaitStamps};
 pub use payload::{Payload, Pieces};

@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 use super::config::Config;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 /// G of RFC 6298 §2: a shard reads its clock once per turn, and a turn takes microseconds.
 const GRANULARITY: Duration = Duration::from_micros(100);
 /// Beyond this many doublings every RTO has reached its ceiling.
 const BACKOFF_MAX: u8 = 31;
+/// How long a smallest round-trip time is believed to be the path's. Linux: five minutes; BBR's
+/// ten seconds would take a standing queue for the path.
+const MIN_RTT_WINDOW: Duration = Duration::from_secs(60);
 
 /// The estimator of RFC 6298 §2, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,8 @@ pub struct RttEstimator {
     srtt: Option<Duration>,
     rttvar: Duration,
     min_rtt: Duration,
+    /// When `min_rtt` was measured.
+    min_at: Instant,
     /// Without back-off.
     base: Duration,
     backoff: u8,
@@ -32,10 +37,23 @@ impl RttEstimator {
             srtt: None,
             rttvar: Duration::ZERO,
             min_rtt: Duration::MAX,
+            min_at: Instant::ZERO,
             base: cfg.rto_initial,
             backoff: 0,
             floor: cfg.rto_min,
             ceiling: cfg.rto_max,
+        }
+    }
+
+    /// Takes a measurement for the minimum only.
+    //= RFC 8985 §6.2
+    //# "The sender SHOULD track a windowed min-filtered estimate of recent RTT measurements that
+    //#  can adapt when migrating to significantly longer paths"
+    #[inline]
+    pub(crate) fn observe(&mut self, rtt: Duration, now: Instant) {
+        if rtt <= self.min_rtt || now.saturating_since(self.min_at) > MIN_RTT_WINDOW {
+            self.min_rtt = rtt;
+            self.min_at = now;
         }
     }
 

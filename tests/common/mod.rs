@@ -30,4 +30,3 @@ pub mod redis;
 pub mod require;
 #[cfg(feature = "cli")]
 pub mod stream;
-pub mod transcript;

@@ -39,16 +39,15 @@ pub fn change(
     target: Option<&Pin>,
     event: Option<EpollEvent>,
 ) -> Result<(), Errno> {
-    let Some(pin) = target else {
-        // The kernel's errors as well, in its order.
-        return change_kernel(set, operation, fd, event);
-    };
-    if event.is_none() && operation != DEL {
-        return Err(Errno::FAULT);
-    }
     if !matches!(operation, ADD | DEL | MOD) {
         return Err(Errno::INVAL);
     }
+    if event.is_none() && operation != DEL {
+        return Err(Errno::FAULT);
+    }
+    let Some(pin) = target else {
+        return change_kernel(set, operation, fd, event);
+    };
     match pin.kind() {
         Kind::Kernel => change_kernel(set, operation, fd, event),
         // The placeholder would report a hang-up that cannot be deleted once its number is
@@ -102,15 +101,8 @@ fn change_nested(
     };
     {
         let mut state = set.state.lock();
-        // Closed ones have left the kernel's set as well.
-        let is_other = |one: &Arc<Set>| !Arc::ptr_eq(one, &nested);
-        state
-            .nested
-            .retain(|one| one.upgrade().as_ref().is_some_and(is_other));
-        if operation != DEL {
-            state.nested.push(Arc::downgrade(&nested));
-        }
-        set.kernel.set_nested(state.nested.len() as u32);
+        change(&mut state.nested_sets);
+        set.kernel.set_nested(state.nested_sets);
     }
     let mut state = nested.state.lock();
     change(&mut state.nested_in);

@@ -9,13 +9,13 @@ const SLOW_START_LIMIT_SEGS: u32 = 2;
 
 /// NewReno's own state.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NewReno {
+pub(super) struct NewReno {
     /// Bytes acknowledged in congestion avoidance since the window last grew.
     bytes_acked: u32,
 }
 
 impl NewReno {
-    pub(crate) const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self { bytes_acked: 0 }
     }
 }
@@ -47,6 +47,6 @@ impl Algorithm for NewReno {
         self.bytes_acked = 0;
         //= RFC 5681 §3.1 equation (4)
         //# "ssthresh = max (FlightSize / 2, 2*SMSS)"
-        (flight / 2).max(window.mss.saturating_mul(2))
+        (flight / 2).max(window.floor())
     }
 }

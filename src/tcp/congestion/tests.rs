@@ -3,14 +3,12 @@ use super::*;
 fn ack(bytes: u32) -> Ack {
     Ack {
         bytes,
-        after_timeout: false,
-        srtt: None,
-        now: Instant::ZERO,
+        ..Ack::default()
     }
 }
 
 fn used(mss: u32) -> Controller {
-    let mut c = Controller::new(mss, false);
+    let mut c = Controller::new(CongestionControl::NewReno, mss, false);
     c.on_transmitted(c.cwnd(), true, true);
     c
 }
@@ -24,9 +22,15 @@ fn initial_windows_of_rfc_6928() {
         (5000, 14_600),
         (9000, 18_000),
     ] {
-        assert_eq!(Controller::new(mss, false).cwnd(), window);
+        assert_eq!(
+            Controller::new(CongestionControl::NewReno, mss, false).cwnd(),
+            window
+        );
     }
-    assert_eq!(Controller::new(1460, true).cwnd(), 1460);
+    assert_eq!(
+        Controller::new(CongestionControl::NewReno, 1460, true).cwnd(),
+        1460
+    );
 }
 
 #[test]
@@ -58,7 +62,7 @@ fn congestion_avoidance_adds_a_segment_per_window() {
 
 #[test]
 fn an_unused_window_does_not_grow() {
-    let mut c = Controller::new(1000, false);
+    let mut c = Controller::new(CongestionControl::NewReno, 1000, false);
     c.on_transmitted(2000, false, true);
     c.on_ack(&ack(1000));
     assert_eq!(c.cwnd(), 10_000);

@@ -1,11 +1,12 @@
-//! Acknowledgments in: the fifth step of RFC 9293 §3.10.7.4, round-trip times, and detection
-//! and repair of losses (RFC 5681, 6582, 6675).
+//! Acknowledgments in: the fifth step of RFC 9293 §3.10.7.4, and round-trip times. What they say
+//! about losses is `loss.rs`'s business.
 #![forbid(unsafe_code)]
 
 use super::super::congestion::Ack;
 use super::super::payload::Payload;
-use super::super::recovery::Phase;
-use super::super::scoreboard::{self, DUP_THRESH};
+use super::super::rack::Evidence;
+use super::super::recovery::{Alarm, Phase};
+use super::super::scoreboard::{self, Fate};
 use super::super::timers::Timer;
 use super::{Connection, Flags};
 use crate::time::{Duration, Instant};
@@ -13,6 +14,32 @@ use crate::wire::TcpHeader;
 
 /// A TSecr further back than this is no echo of ours.
 const ECHO_AGE_MAX_MS: u32 = 1 << 30;
+/// A tail is not probed sooner than this: a thread that was away for a moment is no loss.
+const PROBE_AFTER_MIN: Duration = Duration::from_millis(1);
+
+/// What one acknowledgment has told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    /// Bytes that were not known to have arrived before.
+    pub(super) delivered: u32,
+    /// Of these, those that were SACKed.
+    pub(super) sacked: u32,
+    /// Bytes that the cumulative acknowledgment advanced by.
+    pub(super) acked: u32,
+    /// When the oldest and the newest of what arrived and was sent only once were sent.
+    pub(super) oldest: Option<Instant>,
+    pub(super) newest: Option<Instant>,
+    /// Some of what was acknowledged had been sent more than once.
+    pub(super) resent: bool,
+    /// The segment at SND.UNA had been sent more than once, and is acknowledged.
+    pub(super) front_resent: bool,
+    /// Something that was sent only once, before the recovery began, has arrived.
+    pub(super) original: bool,
+    /// The end of what the peer reports to have got twice.
+    pub(super) dsack_end: Option<crate::wire::SeqNum>,
+    /// RFC 5681 §2's duplicate acknowledgment.
+    pub(super) duplicate: bool,
+}
 
 impl<P: Payload> Connection<P> {
     /// Processes the acknowledgment of an acceptable segment whose own length is `len`. Says
@@ -27,204 +54,176 @@ impl<P: Payload> Connection<P> {
             self.challenge(now);
             return false;
         }
-        let newly_sacked = self.take_sack(h);
+        let mut news = News::default();
+        let evidence = self.evidence(now, h);
         let wnd = u32::from(h.window) << self.tx.shift;
+        // In this order, so that what is told in order of sequence numbers is seen in that order.
         if h.ack.after(una) {
-            self.on_new_ack(now, h);
+            self.take_cumulative(now, h, &evidence, &mut news);
         }
-        let same_window = wnd == self.tx.wnd;
-        if h.ack.after_eq(una) && self.tx.update_window(h.seq, h.ack, wnd) {
-            self.on_window_change();
-        }
-        if self.flags.contains(Flags::SACK) {
-            if newly_sacked > 0 {
-                self.on_duplicate_ack(now);
-            }
+        self.take_sack(h, &evidence, &mut news);
         //= RFC 5681 §2
         //# "An acknowledgment is considered a "duplicate" ... when (a) the receiver of the ACK
         //#  has outstanding data, (b) the incoming acknowledgment carries no data, (c) the SYN
         //#  and FIN bits are both off, (d) the acknowledgment number is equal to the greatest
         //#  acknowledgment ... and (e) the advertised window ... equals"
-        } else if h.ack == una && len == 0 && same_window && self.tx.flight() > 0 {
-            self.on_duplicate_ack(now);
+        news.duplicate = h.ack == una && len == 0 && wnd == self.tx.wnd && self.tx.flight() > 0;
+        if h.ack.after_eq(una) && self.tx.update_window(h.seq, h.ack, wnd) {
+            self.on_window_change();
         }
+        self.judge(now, h, &news);
         true
     }
 
-    fn take_sack(&mut self, h: &TcpHeader) -> u32 {
-        let blocks = h.options.sack.as_slice();
-        if blocks.is_empty() || !self.flags.contains(Flags::SACK) {
-            return 0;
+    fn evidence(&self, now: Instant, h: &TcpHeader) -> Evidence {
+        Evidence {
+            now,
+            min_rtt: self.rtt.min_rtt(),
+            echo_ms: self.echo_ms(h),
         }
-        if scoreboard::reports_duplicate(blocks, h.ack) {
-            self.counters.dsacks_in += 1;
+    }
+
+    /// Our clock's milliseconds when what is acknowledged was sent, if the peer echoes them.
+    pub(super) fn echo_ms(&self, h: &TcpHeader) -> Option<u32> {
+        let stamped = self.flags.contains(Flags::TIMESTAMPS);
+        let echo = h.options.timestamps.filter(|_| stamped)?;
+        Some(echo.echo.wrapping_sub(self.stamps.offset))
+    }
+
+    fn take_sack(&mut self, h: &TcpHeader, evidence: &Evidence, news: &mut News) {
+        if h.options.sack.is_empty() || !self.flags.contains(Flags::SACK) {
+            return;
         }
-        let una = self.tx.una.latest(h.ack);
-        self.scoreboard.update(blocks, una, self.tx.nxt, self.mss)
+        let una = self.tx.una;
+        let mut blocks = h.options.sack.clone();
+        if let Some(report) = scoreboard::duplicate_report(&blocks, h.ack) {
+            blocks.remove(0);
+            self.on_duplicate_report(report, news);
+        }
+        blocks.sort_unstable_by_key(|block| block.left.distance_from(una));
+        let recover = self.recovery.recover;
+        let rack = &mut self.rack;
+        for block in blocks {
+            self.scoreboard.sack(block, una, self.tx.nxt, |run| {
+                rack.on_delivered(run, evidence);
+                news.delivered += run.len();
+                news.sacked += run.len();
+                if !run.is(Fate::RESENT) {
+                    news.original |= run.end.before_eq(recover);
+                    news.newest = news.newest.max(Some(run.sent_at));
+                }
+            });
+        }
     }
 
     /// SEG.ACK is in (SND.UNA, SND.NXT]: new data is acknowledged.
-    pub(super) fn on_new_ack(&mut self, now: Instant, h: &TcpHeader) {
-        let acked = h.ack.distance_from(self.tx.una);
+    fn take_cumulative(
+        &mut self,
+        now: Instant,
+        h: &TcpHeader,
+        evidence: &Evidence,
+        news: &mut News,
+    ) {
+        news.acked = h.ack.distance_from(self.tx.una);
+        let (una, recover) = (self.tx.una, self.recovery.recover);
+        let rack = &mut self.rack;
+        self.scoreboard.acknowledge(h.ack, |run| {
+            if run.is(Fate::RESENT) {
+                news.resent = true;
+                news.front_resent |= run.start == una;
+            }
+            if run.is(Fate::SACKED) {
+                return;
+            }
+            rack.on_delivered(run, evidence);
+            news.delivered += run.len();
+            if !run.is(Fate::RESENT) {
+                news.original |= run.end.before_eq(recover);
+                news.oldest.get_or_insert(run.sent_at);
+                news.newest = news.newest.max(Some(run.sent_at));
+            }
+        });
+        self.advance(now, h, news);
+    }
+
+    /// The cumulative acknowledgment of a segment in steady state.
+    #[inline]
+    pub(super) fn on_ack_predicted(&mut self, now: Instant, h: &TcpHeader) {
+        let mut news = News {
+            acked: h.ack.distance_from(self.tx.una),
+            ..News::default()
+        };
+        self.scoreboard.acknowledge(h.ack, |run| {
+            news.resent |= run.is(Fate::RESENT);
+            news.oldest.get_or_insert(run.sent_at);
+            news.newest = Some(run.sent_at);
+        });
+        news.delivered = news.acked;
+        self.rack.on_cumulative(h.ack);
+        self.advance(now, h, &news);
+        let ack = self.ack_for_congestion(now, h, &news, false);
+        self.congestion.observe(&ack);
+        self.congestion.on_ack(&ack);
+        self.rearm_after_ack(now, true);
+    }
+
+    /// What every acknowledgment of new data brings.
+    #[inline]
+    fn advance(&mut self, now: Instant, h: &TcpHeader, news: &News) {
         let payload_before = self.tx.queue.len();
         self.tx.advance(h.ack);
         self.counters.bytes_acked += (payload_before - self.tx.queue.len()) as u64;
-        self.sample_rtt(now, h);
-        self.scoreboard.on_cumulative_ack(h.ack);
+        self.sample_rtt(now, h, news);
         self.recovery.on_progress(h.ack);
         self.progress_at = now;
-        let restart_timer = self.repair(now, acked);
-        //= RFC 6298 §5.2, §5.3
-        //# "When all outstanding data has been acknowledged, turn off the retransmission timer."
-        //# "When an ACK is received that acknowledges new data, restart the retransmission
-        //#  timer so that it will expire after RTO seconds (for the current value of RTO)."
-        if self.tx.nxt == self.tx.una {
-            self.timers.disarm(Timer::Retransmit);
-        } else if restart_timer {
-            self.arm_retransmit(now);
-        }
         self.wake_writer();
     }
 
-    /// What `acked` new bytes mean for the congestion window and for a recovery in progress.
-    /// Says whether the retransmission timer is to be restarted.
     #[inline]
-    fn repair(&mut self, now: Instant, acked: u32) -> bool {
-        let ack = |after_timeout| Ack {
-            bytes: acked,
+    pub(super) fn ack_for_congestion(
+        &self,
+        now: Instant,
+        _h: &TcpHeader,
+        news: &News,
+        after_timeout: bool,
+    ) -> Ack {
+        Ack {
+            bytes: news.acked,
             after_timeout,
-            srtt: None,
+            ece: false,
+            una: self.tx.una,
+            nxt: self.tx.nxt,
+            rtt: news.newest.map(|sent_at| now.saturating_since(sent_at)),
+            srtt: self.rtt.srtt(),
+            min_rtt: self.rtt.min_rtt(),
+            utilisation: None,
             now,
-        };
-        let done = self.tx.una.after_eq(self.recovery.recover);
-        match self.recovery.phase {
-            Phase::Open => self.congestion.on_ack(&Ack {
-                srtt: self.rtt.srtt(),
-                ..ack(false)
-            }),
-            Phase::Timeout => {
-                self.congestion.on_ack(&Ack {
-                    srtt: self.rtt.srtt(),
-                    ..ack(true)
-                });
-                if done {
-                    self.end_recovery();
-                }
-            }
-            Phase::Fast if done => {
-                if !self.flags.contains(Flags::SACK) {
-                    self.congestion.exit_reno_recovery(self.tx.flight());
-                }
-                self.end_recovery();
-            }
-            Phase::Fast if !self.flags.contains(Flags::SACK) => {
-                //= RFC 6582 §3.2 step 3
-                //# "If this ACK does not acknowledge all of the data up to and including
-                //#  recover, then this is a partial ACK. In this case, retransmit the first
-                //#  unacknowledged segment."
-                self.congestion.deflate(acked);
-                self.recovery.force_first = true;
-                //= RFC 6582 §3.2 step 3
-                //# "For the first partial ACK that arrives during fast recovery, also reset the
-                //#  retransmit timer."
-                return !core::mem::replace(&mut self.recovery.partial_seen, true);
-            }
-            Phase::Fast => {}
         }
-        true
-    }
-
-    fn end_recovery(&mut self) {
-        self.recovery.phase = Phase::Open;
-        self.recovery.force_first = false;
-        self.recovery.high_rxt = self.tx.una;
-        self.recovery.lost_below = self.tx.una;
-    }
-
-    /// A duplicate ACK (RFC 5681 §2; with SACK, RFC 6675 §2: one with new SACK information).
-    #[cold]
-    fn on_duplicate_ack(&mut self, now: Instant) {
-        self.counters.dup_acks_in += 1;
-        let sack = self.flags.contains(Flags::SACK);
-        match self.recovery.phase {
-            Phase::Timeout => return,
-            Phase::Fast => {
-                if !sack {
-                    self.inflate();
-                }
-                return;
-            }
-            Phase::Open => {}
-        }
-        self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
-        //= RFC 6675 §5
-        //# "(2) If DupAcks < DupThresh but IsLost (HighACK + 1) returns true ... go to step (4)"
-        let lost = self
-            .scoreboard
-            .lost_edge()
-            .is_some_and(|edge| self.tx.una.before(edge));
-        if self.recovery.dup_acks < DUP_THRESH && !lost {
-            return;
-        }
-        //= RFC 6582 §3.2 step 2
-        //# "the TCP sender first checks the value of recover to see if the Cumulative
-        //#  Acknowledgment field covers more than recover."
-        let allowed = if sack {
-            self.tx.una.after_eq(self.recovery.recover)
-        } else {
-            self.tx.una.after(self.recovery.recover)
-        };
-        if allowed {
-            self.enter_fast_recovery(now, sack);
-        }
-    }
-
-    /// A duplicate ACK in fast recovery without SACK: one more segment has left the network.
-    fn inflate(&mut self) {
-        //= RFC 5681 §3.2
-        //# "A TCP MAY therefore limit the number of times cwnd is artificially inflated during
-        //#  loss recovery to the number of outstanding segments"
-        // Then a peer gains nothing by inventing duplicates.
-        let outstanding = self.recovery.recover.distance_from(self.tx.una);
-        self.recovery.dup_acks = self.recovery.dup_acks.saturating_add(1);
-        if self.recovery.dup_acks.saturating_mul(self.mss) <= outstanding {
-            self.congestion.inflate();
-        }
-    }
-
-    fn enter_fast_recovery(&mut self, now: Instant, sack: bool) {
-        self.counters.fast_recoveries += 1;
-        //= RFC 5681 §3.2 step 2
-        //# "the additional data sent in limited transmit MUST NOT be included in this
-        //#  calculation."
-        let flight = self.tx.flight().saturating_sub(self.recovery.limited_bytes);
-        let una = self.tx.una;
-        self.recovery.restart(Phase::Fast, una, self.tx.nxt);
-        // Unlike after a timeout, only what SACK (or its absence) says is lost.
-        self.recovery.lost_below = una;
-        if sack {
-            self.congestion.enter_sack_recovery(flight);
-        } else {
-            self.congestion.enter_reno_recovery(flight);
-        }
-        self.arm_retransmit(now);
     }
 
     /// Takes a round-trip time from an acknowledgment of new data, if one can be had.
     #[inline]
-    fn sample_rtt(&mut self, now: Instant, h: &TcpHeader) {
-        match self.recovery.timed {
-            Some(timed) => {
-                if h.ack.after_eq(timed.end) {
-                    self.recovery.timed = None;
-                    self.rtt.on_sample(now.saturating_since(timed.sent_at));
-                }
+    fn sample_rtt(&mut self, now: Instant, h: &TcpHeader, news: &News) {
+        if let Some(sent_at) = news.newest.filter(|_| !news.resent) {
+            self.rtt.observe(now.saturating_since(sent_at), now);
+        }
+        // One measurement per round trip: more would only make the estimate forget sooner
+        // (RFC 7323 App. G).
+        if h.ack.before(self.recovery.rtt_mark) {
+            return;
+        }
+        let sampled = match news.oldest.filter(|_| !news.resent) {
+            Some(sent_at) => {
+                self.rtt.on_sample(now.saturating_since(sent_at));
+                true
             }
             // Something has been retransmitted, so Karn's algorithm forbids timing; the echo
             // says which transmission was acknowledged, if only in milliseconds.
-            None => {
-                self.sample_by_timestamp(now, h);
-            }
+            None => self.sample_by_timestamp(now, h),
+        };
+        if sampled {
+            self.recovery.rtt_mark = self.tx.nxt;
+            self.rack.probe_unmeasured = false;
         }
     }
 
@@ -264,13 +263,58 @@ impl<P: Payload> Connection<P> {
         }
     }
 
-    /// Arms the retransmission timer, but not beyond the user timeout.
+    //= RFC 6298 §5.2, §5.3
+    //# "When all outstanding data has been acknowledged, turn off the retransmission timer."
+    //# "When an ACK is received that acknowledges new data, restart the retransmission
+    //#  timer so that it will expire after RTO seconds (for the current value of RTO)."
+    #[inline]
+    pub(super) fn rearm_after_ack(&mut self, now: Instant, restart: bool) {
+        if self.tx.nxt == self.tx.una {
+            self.timers.disarm(Timer::Retransmit);
+        } else if restart {
+            self.arm_retransmit(now);
+        }
+    }
+
+    /// Arms the retransmission timer, for a probe of the tail if one is due first; but not
+    /// beyond the user timeout.
     #[inline]
     pub(super) fn arm_retransmit(&mut self, now: Instant) {
-        let mut at = now + self.rtt.rto();
+        let rto = self.rtt.rto();
+        let (wait, alarm) = match self.probe_interval() {
+            //= RFC 8985 §7.2
+            //# "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() - Now()"
+            Some(pto) => (pto.min(rto), Alarm::Probe),
+            None => (rto, Alarm::Timeout),
+        };
+        self.arm_alarm(now, wait, alarm);
+    }
+
+    pub(super) fn arm_alarm(&mut self, now: Instant, wait: Duration, alarm: Alarm) {
+        let mut at = now + wait;
         if let Some(limit) = self.config.user_timeout {
             at = at.min((self.progress_at + limit).max(now));
         }
+        self.recovery.alarm = alarm;
         self.timers.arm(Timer::Retransmit, at);
+    }
+
+    /// How long to wait for an acknowledgment before the tail is probed, if it is to be. The
+    /// peer's delay of acknowledgments comes on top, which is seen to when the time has come:
+    /// whether a single segment is outstanding is not known when the first one leaves.
+    #[inline]
+    pub(super) fn probe_interval(&self) -> Option<Duration> {
+        //= RFC 8985 §7.2
+        //# "unless it is already in fast recovery, RTO recovery, or segments have been SACKed"
+        let eligible = self.flags.contains(Flags::SACK)
+            && self.recovery.phase == Phase::Open
+            && self.scoreboard.is_plain()
+            && self.rack.probe_end.is_none()
+            && !self.rack.probe_unmeasured
+            && !self.is_opening();
+        let srtt = self.rtt.srtt().filter(|_| eligible)?;
+        //= RFC 8985 §7.2
+        //# "PTO = 2 * SRTT"
+        Some(srtt.saturating_mul(2).max(PROBE_AFTER_MIN))
     }
 }

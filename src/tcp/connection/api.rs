@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::super::config::{BUFFER_BYTES_MAX, Config, Keepalive};
+use super::super::congestion::CongestionControl;
 use super::super::info::{Counters, Info, TimeWaitSeed, TimeWaitStamps};
 use super::super::payload::Payload;
 use super::super::recovery::Phase;
@@ -112,9 +113,9 @@ impl<P: Payload> Connection<P> {
         self.tx.unsent() as usize
     }
 
-    /// Bytes written and not acknowledged, sent or not (`SIOCOUTQ`). Like Linux, counts our FIN.
+    /// Bytes written and not acknowledged, sent or not (`SIOCOUTQ`).
     pub fn unacked_bytes(&self) -> usize {
-        self.tx.queue.len() + usize::from(self.tx.fin && !self.tx.fin_acked())
+        self.tx.queue.len()
     }
 }
 
@@ -254,6 +255,14 @@ impl<P: Payload> Connection<P> {
         }
     }
 
+    /// Changes the congestion control (`TCP_CONGESTION`); the window stays as it is.
+    pub fn set_congestion(&mut self, control: CongestionControl) {
+        if control != self.config.congestion {
+            self.config.change(|c| c.congestion = control);
+        }
+        self.congestion.set_control(control);
+    }
+
     /// Sets how long data may stay unacknowledged (`TCP_USER_TIMEOUT`).
     pub fn set_user_timeout(&mut self, timeout: Option<Duration>) {
         self.config.change(|c| c.user_timeout = timeout);
@@ -318,8 +327,10 @@ impl<P: Payload> Connection<P> {
         self.apply_mss();
         if lowered && self.mss < before && self.state.is_synchronized() && self.tx.flight() > 0 {
             // A packet that was too big is no sign of congestion: cwnd and ssthresh stay.
+            self.scoreboard.mark_lost(|_| true);
             self.recovery
-                .restart(Phase::Timeout, self.tx.una, self.tx.nxt);
+                .begin(Phase::Timeout, self.tx.una, self.tx.nxt);
+            self.recovery.forget_undo();
         }
     }
 
@@ -333,7 +344,7 @@ impl<P: Payload> Connection<P> {
         let scaling = self.flags.contains(Flags::SCALING);
         Info {
             state: self.state,
-            congestion: self.congestion.name(),
+            congestion: self.congestion.control().name(),
             snd_mss: self.mss,
             rcv_mss: self.rx.mss,
             srtt: self.rtt.srtt(),
@@ -342,6 +353,8 @@ impl<P: Payload> Connection<P> {
             rto: self.rtt.rto(),
             backoffs: self.recovery.timeouts,
             cwnd: self.congestion.cwnd(),
+            lost: self.scoreboard.lost_bytes(),
+            reordering: self.rack.reordering_seen(),
             ssthresh: self.congestion.ssthresh(),
             recovering: self.recovery.phase != Phase::Open,
             snd_wnd: self.tx.wnd,

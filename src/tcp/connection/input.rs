@@ -47,7 +47,8 @@ impl<P: Payload> Connection<P> {
             && h.options.sack.is_empty()
             && self.recovery.phase == Phase::Open
             && self.recovery.dup_acks == 0
-            && self.scoreboard.is_empty()
+            && self.scoreboard.is_plain()
+            && self.rack.probe_end.is_none()
             && self.rx.is_simple(seg.payload_len)
             && (h.ack == self.tx.una && seg.payload_len > 0
                 || h.ack.after(self.tx.una) && h.ack.before_eq(self.tx.nxt))
@@ -62,7 +63,7 @@ impl<P: Payload> Connection<P> {
         self.take_timestamp(now, h);
         let wnd = u32::from(h.window) << self.tx.shift;
         if h.ack != self.tx.una {
-            self.on_new_ack(now, h);
+            self.on_ack_predicted(now, h);
         }
         if self.tx.update_window(h.seq, h.ack, wnd) {
             self.on_window_change();

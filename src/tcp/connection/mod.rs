@@ -5,7 +5,8 @@
 //! | `mod.rs` | the block itself, birth, state changes, events |
 //! | `open.rs` | handshake segments in, option negotiation |
 //! | `input.rs` | segments in |
-//! | `ack.rs` | acknowledgments in, loss detection |
+//! | `ack.rs` | acknowledgments in, round-trip times |
+//! | `loss.rs` | losses: detection, repair, and taking it back |
 //! | `output.rs` | segments out |
 //! | `timeouts.rs` | timers |
 //! | `api.rs` | what the application and the stack call |
@@ -14,6 +15,7 @@
 mod ack;
 mod api;
 mod input;
+mod loss;
 mod open;
 mod output;
 mod timeouts;
@@ -25,6 +27,7 @@ use super::config::{Ports, SharedConfig};
 use super::congestion::Controller;
 use super::info::Counters;
 use super::payload::Payload;
+use super::rack::Rack;
 use super::receiver::Receiver;
 use super::recovery::Recovery;
 use super::rtt::RttEstimator;
@@ -165,6 +168,7 @@ pub struct Connection<P> {
     congestion: Controller,
     rtt: RttEstimator,
     scoreboard: Scoreboard,
+    rack: Rack,
     counters: Counters,
     ports: Ports,
     iss: SeqNum,
@@ -294,9 +298,10 @@ impl<P: Payload> Connection<P> {
             progress_at: now,
             usage_mark: iss,
             recovery: Recovery::new(iss),
-            congestion: Controller::new(mss_assumed, false),
+            congestion: Controller::new(cfg.congestion, mss_assumed, false),
             rtt: RttEstimator::new(&cfg),
             scoreboard: Scoreboard::new(),
+            rack: Rack::new(iss),
             counters: Counters::default(),
             ports,
             iss,
@@ -349,7 +354,8 @@ impl<P: Payload> Connection<P> {
     /// To be called now and then while [`poll_at`](Self::poll_at) has nothing: a connection that
     /// rests gives back the storage of its queues. Says when to call again if it is too early.
     pub fn rest(&mut self, now: Instant) -> Option<Instant> {
-        if !(self.tx.queue.has_storage() || self.rx.has_storage()) {
+        let board = &self.scoreboard;
+        if !(self.tx.queue.has_storage() || self.rx.has_storage() || board.has_storage()) {
             return None;
         }
         let at = self.last_in_at.max(self.last_out_at) + REST_AFTER;
@@ -358,6 +364,7 @@ impl<P: Payload> Connection<P> {
         }
         self.tx.queue.shrink();
         self.rx.shrink();
+        self.scoreboard.shrink();
         None
     }
 

@@ -178,7 +178,7 @@ impl<P: Payload> Connection<P> {
 
     /// ESTABLISHED has been entered.
     pub(super) fn on_established(&mut self, now: Instant) {
-        self.congestion = Controller::new(self.mss, self.syn_timeouts > 1);
+        self.congestion = Controller::new(self.config.congestion, self.mss, self.syn_timeouts > 1);
         self.usage_mark = self.tx.nxt;
         self.raise(Event::Connected);
         if self.send_space() > 0 {

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::super::payload::{Payload, Pieces};
-use super::super::recovery::{Phase, Timed};
+use super::super::recovery::{Frto, Phase};
 use super::super::segment::SegmentOut;
 use super::super::sender::{Manners, Plan};
 use super::super::state::State;
@@ -63,11 +63,11 @@ impl<P: Payload> Connection<P> {
 
     /// Retransmissions first, then new data, then probes.
     fn next_data(&mut self, now: Instant) -> Option<SegmentOut<P>> {
-        if self.recovery.force_first {
-            self.recovery.force_first = false;
-            if let Some(out) = self.retransmit_first(now) {
-                return Some(out);
-            }
+        let r = &self.recovery;
+        if (r.force_first || r.force_lost || r.probe_tail)
+            && let Some(out) = self.next_forced(now)
+        {
+            return Some(out);
         }
         if self.tx.flight() > 0 && self.recovery.phase != Phase::Open {
             return self.next_in_recovery(now);
@@ -81,6 +81,47 @@ impl<P: Payload> Connection<P> {
         self.send_new(now, in_flight)
     }
 
+    /// What goes out whatever the congestion window says.
+    #[cold]
+    fn next_forced(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        let r = &mut self.recovery;
+        let (first, lost) = (r.force_first, r.force_lost);
+        let probe = r.probe_tail;
+        (r.force_first, r.force_lost, r.probe_tail) = (false, false, false);
+        if first && let Some(out) = self.retransmit_first(now) {
+            return Some(out);
+        }
+        let mss = self.current_mss();
+        if lost && let Some((start, limit)) = self.next_lost() {
+            return self.retransmit(now, start, limit, mss);
+        }
+        if probe {
+            return self.probe_tail(now, mss);
+        }
+        None
+    }
+
+    /// A probe of the tail (RFC 8985 §7.3): new data if there is any, else the last segment.
+    fn probe_tail(&mut self, now: Instant, mss: u32) -> Option<SegmentOut<P>> {
+        let new = self.tx.unsent().min(mss).min(self.tx.window_left());
+        if new > 0 {
+            let out = self.emit_new(now, new, false, mss);
+            self.rack.probe_end = Some(self.tx.nxt);
+            self.rack.probe_is_retrans = false;
+            return Some(out);
+        }
+        let nxt = self.tx.nxt;
+        let start = self.tx.una.latest(nxt - mss);
+        // The end of a shrunk window is for the retransmission timer to deal with.
+        if nxt.after(self.tx.una + self.tx.wnd) {
+            return None;
+        }
+        let out = self.retransmit(now, start, nxt, mss)?;
+        self.rack.probe_end = Some(nxt);
+        self.rack.probe_is_retrans = true;
+        Some(out)
+    }
+
     /// RFC 5681 §4.1, before the first transmission after an idle time.
     #[inline]
     fn restart_if_idle(&mut self, now: Instant) {
@@ -90,24 +131,14 @@ impl<P: Payload> Connection<P> {
     }
 
     /// An estimate of the bytes in the network.
+    //= RFC 6675 §4
+    //# "(a) If IsLost (S1) returns false: Pipe is incremented by 1 octet."
     #[inline]
     pub(super) fn in_flight(&self) -> u32 {
-        let r = &self.recovery;
-        let plain = match r.phase {
-            Phase::Open => self.scoreboard.is_empty(),
-            Phase::Fast => !self.flags.contains(Flags::SACK),
-            Phase::Timeout => false,
-        };
-        if plain {
-            return self.tx.flight();
-        }
-        let lost = self
-            .scoreboard
-            .lost_edge()
-            .unwrap_or(self.tx.una)
-            .latest(r.lost_below);
-        self.scoreboard
-            .pipe(self.tx.una, self.tx.nxt, lost, r.high_rxt)
+        let board = &self.scoreboard;
+        self.tx
+            .flight()
+            .saturating_sub(board.sacked_bytes() + board.lost_bytes())
     }
 
     /// Sends new data if the windows and good manners allow it.
@@ -174,86 +205,46 @@ impl<P: Payload> Connection<P> {
     fn next_in_recovery(&mut self, now: Instant) -> Option<SegmentOut<P>> {
         let in_flight = self.in_flight();
         let mss = self.current_mss();
-        let sack = self.flags.contains(Flags::SACK);
+        if self.recovery.frto == Frto::Second {
+            return self.next_of_frto(now, mss);
+        }
         let room = self.congestion.cwnd().saturating_sub(in_flight);
-        if sack || self.recovery.phase == Phase::Timeout {
+        if let Some((start, limit)) = self.next_lost() {
             //= RFC 6675 §5
             //# "(C) If cwnd - pipe >= 1 SMSS, the sender SHOULD transmit one or more segments"
-            if room < mss {
+            if room < limit.distance_from(start).min(mss) {
                 self.on_blocked(now, Plan::Congestion, in_flight);
                 return None;
             }
-            if let Some((start, limit)) = self.next_lost() {
-                return self.retransmit(now, start, limit, mss);
-            }
-        }
-        if let Some(out) = self.send_new(now, in_flight) {
-            return Some(out);
-        }
-        if sack && self.recovery.phase == Phase::Fast {
-            return self.retransmit_speculatively(now, mss);
-        }
-        None
-    }
-
-    /// NextSeg rule (1): the first unSACKed run that is lost and not yet sent again.
-    fn next_lost(&self) -> Option<(SeqNum, SeqNum)> {
-        let r = &self.recovery;
-        let lost = self
-            .scoreboard
-            .lost_edge()
-            .unwrap_or(self.tx.una)
-            .latest(r.lost_below);
-        self.next_unsacked(lost)
-    }
-
-    /// The first run before `limit` that is neither SACKed nor sent again, within the peer's
-    /// window (which may have shrunk).
-    fn next_unsacked(&self, limit: SeqNum) -> Option<(SeqNum, SeqNum)> {
-        let una = self.tx.una;
-        let limit = limit.earliest(una + self.tx.wnd);
-        let gap = self
-            .scoreboard
-            .next_gap(self.recovery.high_rxt.latest(una), limit)?;
-        Some((gap.start, gap.end))
-    }
-
-    /// NextSeg rules (3) and (4), when there is nothing better to send.
-    fn retransmit_speculatively(&mut self, now: Instant, mss: u32) -> Option<SegmentOut<P>> {
-        let (una, nxt) = (self.tx.una, self.tx.nxt);
-        let highest = self.scoreboard.highest().unwrap_or(una);
-        if let Some((start, limit)) = self.next_unsacked(highest) {
             return self.retransmit(now, start, limit, mss);
         }
-        //= RFC 6675 §4
-        //# "(4) ... If HighACK is greater than RescueRxt (or RescueRxt is undefined), then one
-        //#  segment of up to SMSS octets that MUST include the highest outstanding unSACKed
-        //#  sequence number SHOULD be returned, and RescueRxt set to RecoveryPoint. HighRxt
-        //#  MUST NOT be updated."
-        if self
-            .recovery
-            .rescue
-            .is_some_and(|rescue| una.before_eq(rescue))
-        {
+        self.send_new(now, in_flight)
+    }
+
+    /// RFC 5682 §2.1 step 2b: at most two new segments before the second acknowledgment.
+    fn next_of_frto(&mut self, now: Instant, mss: u32) -> Option<SegmentOut<P>> {
+        let sent = self.tx.nxt.distance_from(self.recovery.recover);
+        let new = self.tx.unsent().min(mss).min(self.tx.window_left());
+        if new == 0 || sent.saturating_add(new) > mss.saturating_mul(2) {
+            self.on_blocked(now, Plan::Congestion, self.in_flight());
             return None;
         }
-        let gap = self.scoreboard.last_gap(una, nxt)?;
-        let start = gap.start.latest(gap.end - mss);
-        let high_rxt = self.recovery.high_rxt;
-        self.recovery.rescue = Some(self.recovery.recover);
-        let out = self.retransmit(now, start, gap.end, mss);
-        self.recovery.high_rxt = high_rxt;
-        out
+        Some(self.emit_new(now, new, false, mss))
+    }
+
+    /// NextSeg rule (1) of RFC 6675 §4: the first run that is lost, within the peer's window
+    /// (which may have shrunk).
+    fn next_lost(&mut self) -> Option<(SeqNum, SeqNum)> {
+        let edge = self.tx.una + self.tx.wnd;
+        self.scoreboard.first_lost(edge)
     }
 
     /// Sends the segment at SND.UNA again, whatever the windows say.
     #[cold]
     fn retransmit_first(&mut self, now: Instant) -> Option<SegmentOut<P>> {
         let una = self.tx.una;
-        let limit = match self.scoreboard.next_gap(una, self.tx.nxt) {
-            Some(gap) if gap.start == una => gap.end,
-            _ => self.tx.nxt,
-        };
+        let sacked = self.scoreboard.first_sacked(self.tx.nxt);
+        let limit = if sacked == una { self.tx.nxt } else { sacked };
         let mss = self.current_mss();
         self.retransmit(now, una, limit, mss)
     }
@@ -282,9 +273,11 @@ impl<P: Payload> Connection<P> {
         }
         self.counters.retransmits += 1;
         self.counters.bytes_retransmitted += u64::from(len);
-        self.recovery.timed = None;
-        self.recovery.resent_at = now;
-        self.recovery.high_rxt = self.recovery.high_rxt.latest(end + u32::from(fin));
+        let end = end + u32::from(fin);
+        self.scoreboard.on_resent(start, end, now);
+        let bytes = end.distance_from(start);
+        self.recovery.on_resent(now, bytes);
+        self.on_sent_in_recovery(bytes);
         if !self.timers.is_armed(Timer::Retransmit) {
             self.arm_retransmit(now);
         }
@@ -310,13 +303,18 @@ impl<P: Payload> Connection<P> {
         self.timers.disarm(Timer::Persist);
         self.flags -= Flags::PROBE_PENDING;
         self.persist_backoff = 0;
-        if self.recovery.timed.is_none() {
-            self.recovery.timed = Some(Timed {
-                end: self.tx.nxt,
-                sent_at: now,
-            });
+        let end = self.tx.nxt;
+        self.scoreboard.on_sent(start, end, now);
+        if self.recovery.phase != Phase::Open {
+            self.on_sent_in_recovery(end.distance_from(start));
         }
         self.emit_data(now, start, payload, taken, fin, false)
+    }
+
+    fn on_sent_in_recovery(&mut self, bytes: u32) {
+        if self.recovery.phase == Phase::Fast && self.flags.contains(Flags::SACK) {
+            self.congestion.on_recovery_sent(bytes);
+        }
     }
 
     /// A window or keepalive probe: a segment that the peer can't accept and must answer.

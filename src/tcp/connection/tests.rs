@@ -6,6 +6,7 @@ mod handshake;
 mod hostile;
 mod loss;
 mod pair;
+mod recovery;
 mod resets;
 mod script;
 mod timers;

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::super::payload::Payload;
-use super::super::recovery::Phase;
+use super::super::recovery::{Alarm, Frto, Phase};
 use super::super::state::{Input, State};
 use super::super::timers::Timer;
 use super::{Connection, Event, Flags};
@@ -13,7 +13,7 @@ impl<P: Payload> Connection<P> {
     /// everything received has been given to [`on_segment`](Self::on_segment).
     pub fn on_timer(&mut self, now: Instant) {
         if self.timers.take_expired(Timer::Retransmit, now) {
-            self.on_retransmit_timeout(now);
+            self.on_alarm(now);
         }
         if self.timers.take_expired(Timer::Persist, now) {
             self.on_persist_timeout(now);
@@ -35,7 +35,7 @@ impl<P: Payload> Connection<P> {
     }
 
     #[cold]
-    fn on_retransmit_timeout(&mut self, now: Instant) {
+    fn on_alarm(&mut self, now: Instant) {
         if self.is_opening() {
             self.on_syn_timeout(now);
             return;
@@ -43,6 +43,16 @@ impl<P: Payload> Connection<P> {
         if self.tx.nxt == self.tx.una {
             return;
         }
+        let limit = self.config.user_timeout;
+        let late = limit.is_some_and(|limit| now.saturating_since(self.progress_at) >= limit);
+        match core::mem::replace(&mut self.recovery.alarm, Alarm::Timeout) {
+            Alarm::Reorder if !late => self.on_reorder_timeout(now),
+            Alarm::Probe if !late => self.on_probe_timeout(now),
+            _ => self.on_retransmit_timeout(now),
+        }
+    }
+
+    fn on_retransmit_timeout(&mut self, now: Instant) {
         // A peer whose window is closed and who answers is alive, however long it takes
         // (RFC 9293 §3.8.6.1): then this is a window probe that repeats data.
         let probing = self.tx.wnd == 0 && self.last_in_at > self.last_out_at;
@@ -65,11 +75,32 @@ impl<P: Payload> Connection<P> {
         //= RFC 2018 §5
         //# "After a retransmit timeout the data sender SHOULD turn off all of the SACKed bits,
         //#  since the timeout might indicate that the data receiver has reneged."
-        self.scoreboard.clear();
+        // Only where it has, and that shows: the segment at SND.UNA is one that it had SACKed.
+        // What it holds need not be sent again (RFC 6675 §5.1), and no queued byte is let go
+        // before it is acknowledged, so a peer that reneges later is found out at a later timeout.
+        //= RFC 2018 §5
+        //# "The data sender MUST retransmit the segment at the left edge of the window after a
+        //#  retransmit timeout, whether or not the SACKed bit is on for that segment."
+        if self.has_reneged() {
+            self.scoreboard.unmark_sacked();
+        }
+        // RFC 5682 §2.1 step 1: only the first timeout can be told to have been spurious.
+        let first = self.recovery.phase == Phase::Open && self.recovery.timeouts == 1;
+        let situation = self.situation(now);
+        if self.flags.contains(Flags::SACK) {
+            self.rack
+                .detect_on_timeout(&mut self.scoreboard, self.tx.una, &situation);
+        } else {
+            self.scoreboard.mark_lost(|_| true);
+        }
         //= RFC 6298 §5.4
         //# "Retransmit the earliest segment that has not been acknowledged by the TCP receiver."
         self.recovery
-            .restart(Phase::Timeout, self.tx.una, self.tx.nxt);
+            .begin(Phase::Timeout, self.tx.una, self.tx.nxt);
+        if first && !probing {
+            self.recovery.frto = Frto::First;
+        }
+        self.rack.forget_probe();
         self.rtt.back_off();
         //= RFC 6298 §5.6
         //# "Start the retransmission timer, such that it expires after RTO seconds (for the

@@ -1,10 +1,15 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::time::Duration;
 
 fn seq(n: u32) -> SeqNum {
     // Across the end of the circle.
     SeqNum::new(u32::MAX - 5000) + n
+}
+
+fn at(ms: u64) -> Instant {
+    Instant::ZERO + Duration::from_millis(ms)
 }
 
 fn block(left: u32, right: u32) -> SackBlock {
@@ -14,143 +19,248 @@ fn block(left: u32, right: u32) -> SackBlock {
     }
 }
 
-fn board(blocks: &[(u32, u32)]) -> Scoreboard {
+/// `[0, end)` sent in turns of `step` bytes, a millisecond apart.
+fn sent(end: u32, step: u32) -> Scoreboard {
     let mut b = Scoreboard::new();
-    for (l, r) in blocks {
-        b.update(&[block(*l, *r)], seq(0), seq(1_000_000), 1000);
+    for start in (0..end).step_by(step as usize) {
+        let turn = at(u64::from(start / step) + 1);
+        b.on_sent(seq(start), seq((start + step).min(end)), turn);
     }
     b
 }
 
+fn sack(b: &mut Scoreboard, left: u32, right: u32, end: u32) -> u32 {
+    let mut newly = 0;
+    b.sack(block(left, right), seq(0), seq(end), |r| newly += r.len());
+    newly
+}
+
+#[test]
+fn what_one_turn_sends_is_one_run() {
+    let mut b = Scoreboard::new();
+    for i in 0..64 {
+        b.on_sent(seq(i * 1000), seq(i * 1000 + 1000), at(1));
+    }
+    assert_eq!(b.runs().count(), 1);
+    b.on_sent(seq(64_000), seq(65_000), at(2));
+    assert_eq!(b.runs().count(), 2);
+    let mut gone = Vec::new();
+    b.acknowledge(seq(64_500), |r| gone.push((r.len(), r.sent_at)));
+    assert_eq!(gone, [(64_000, at(1)), (500, at(2))]);
+    assert_eq!(b.front().map(Run::len), Some(500));
+}
+
 #[test]
 fn blocks_that_touch_become_one() {
-    let b = board(&[(1000, 2000), (3000, 4000), (2000, 3000)]);
-    assert_eq!(
-        b.ranges,
-        [Range {
-            start: seq(1000),
-            end: seq(4000)
-        }]
-    );
+    let mut b = sent(6000, 1000);
+    for (l, r) in [(1000, 2000), (3000, 4000), (2000, 3000)] {
+        assert_eq!(sack(&mut b, l, r, 6000), 1000);
+    }
+    assert_eq!(sack(&mut b, 1000, 4000, 6000), 0, "nothing new");
+    let sacked: Vec<_> = b.runs().filter(|r| r.is(Fate::SACKED)).collect();
+    assert_eq!(sacked.len(), 1);
+    assert_eq!((sacked[0].start, sacked[0].end), (seq(1000), seq(4000)));
     assert_eq!(b.sacked_bytes(), 3000);
 }
 
 #[test]
-fn is_lost_by_runs_and_by_bytes() {
-    assert_eq!(board(&[(1000, 2000), (3000, 4000)]).lost_edge(), None);
-    let three_runs = board(&[(1000, 1010), (3000, 3010), (5000, 5010)]);
-    assert_eq!(three_runs.lost_edge(), Some(seq(1000)));
+fn dup_thresh_by_runs_and_by_bytes() {
+    let thresh = |blocks: &[(u32, u32)]| {
+        let mut b = sent(10_000, 1000);
+        for (l, r) in blocks {
+            sack(&mut b, *l, *r, 10_000);
+        }
+        b.has_dup_thresh(1000)
+    };
+    assert!(!thresh(&[(1000, 2000), (3000, 4000)]));
+    assert!(thresh(&[(1000, 1010), (3000, 3010), (5000, 5010)]));
     // Exactly two segments are not more than two segments.
-    assert_eq!(board(&[(1000, 3000)]).lost_edge(), None);
-    assert_eq!(board(&[(1000, 3001)]).lost_edge(), Some(seq(1000)));
-    let higher = board(&[(1000, 1010), (2000, 2010), (3000, 3010), (4000, 4010)]);
-    assert_eq!(higher.lost_edge(), Some(seq(2000)));
+    assert!(!thresh(&[(1000, 3000)]));
+    assert!(thresh(&[(1000, 3001)]));
 }
 
 #[test]
-fn gaps() {
-    let b = board(&[(1000, 2000), (3000, 4000)]);
-    let gap = |from, limit| {
-        b.next_gap(seq(from), seq(limit))
-            .map(|g| (g.start.distance_from(seq(0)), g.end.distance_from(seq(0))))
-    };
-    assert_eq!(gap(0, 9000), Some((0, 1000)));
-    assert_eq!(gap(500, 700), Some((500, 700)));
-    assert_eq!(gap(1000, 9000), Some((2000, 3000)));
-    assert_eq!(gap(1500, 9000), Some((2000, 3000)));
-    assert_eq!(gap(3000, 9000), Some((4000, 9000)));
-    assert_eq!(gap(3000, 4000), None);
-    assert_eq!(gap(9000, 9000), None);
-    let last = b.last_gap(seq(0), seq(4000)).map(|g| (g.start, g.end));
-    assert_eq!(last, Some((seq(2000), seq(3000))));
-    let last = b.last_gap(seq(0), seq(5000)).map(|g| (g.start, g.end));
-    assert_eq!(last, Some((seq(4000), seq(5000))));
+fn lost_then_sent_again_then_lost_again() {
+    let mut b = sent(5000, 1000);
+    sack(&mut b, 3000, 5000, 5000);
+    assert_eq!(b.mark_lost(|r| r.sent_at < at(3)), 2000);
+    assert_eq!(b.mark_lost(|r| r.sent_at < at(3)), 0, "only once");
+    assert_eq!(b.first_lost(seq(5000)), Some((seq(0), seq(2000))));
+    b.on_resent(seq(0), seq(700), at(9));
+    assert_eq!(b.lost_bytes(), 1300);
+    assert_eq!(b.first_lost(seq(5000)), Some((seq(700), seq(2000))));
+    assert_eq!(b.first_lost(seq(900)), Some((seq(700), seq(900))), "window");
+    assert_eq!(b.first_lost(seq(700)), None);
+    b.on_resent(seq(700), seq(2000), at(9));
+    assert_eq!(b.first_lost(seq(5000)), None);
+    assert_eq!(b.mark_lost(|r| r.is(Fate::RESENT)), 2000);
+    b.unmark_lost();
+    assert_eq!((b.lost_bytes(), b.sacked_bytes()), (0, 2000));
+    b.unmark_sacked();
+    assert!(b.is_plain());
+}
+
+#[test]
+fn a_sacked_run_is_not_lost_any_more() {
+    let mut b = sent(3000, 1000);
+    assert_eq!(b.mark_lost(|_| true), 3000);
+    assert_eq!(sack(&mut b, 500, 1500, 3000), 1000);
+    assert_eq!((b.lost_bytes(), b.sacked_bytes()), (2000, 1000));
+    b.acknowledge(seq(2000), |_| {});
+    assert_eq!((b.lost_bytes(), b.sacked_bytes()), (1000, 0));
 }
 
 #[test]
 fn duplicate_reports() {
-    assert!(reports_duplicate(&[block(0, 10)], seq(10)));
-    assert!(reports_duplicate(&[block(20, 30), block(15, 40)], seq(10)));
-    assert!(!reports_duplicate(&[block(20, 30), block(50, 60)], seq(10)));
-    assert!(!reports_duplicate(&[], seq(10)));
+    let report = |blocks: &[SackBlock]| duplicate_report(blocks, seq(10)).is_some();
+    assert!(report(&[block(0, 10)]));
+    assert!(report(&[block(20, 30), block(15, 40)]));
+    assert!(!report(&[block(20, 30), block(50, 60)]));
+    assert!(!report(&[]));
 }
 
-/// The obvious way: a bit per byte.
-struct Model(Vec<bool>);
+/// The obvious way: an entry per byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Byte {
+    fate: Fate,
+    sent_at: Instant,
+}
 
 const SPAN: u32 = 3000;
 
-impl Model {
-    fn pipe(&self, una: u32, nxt: u32, lost: u32, high_rxt: u32) -> u32 {
-        (una..nxt)
-            .filter(|i| !self.0[*i as usize])
-            .map(|i| u32::from(i >= lost) + u32::from(i < high_rxt))
-            .sum()
-    }
+#[derive(Clone, Debug)]
+enum Step {
+    Sack(u32, u32),
+    Lose(u64),
+    Resend(u32, u32),
+    Acknowledge(u32),
+    Renege,
+}
 
-    fn lost_edge(&self, mss: u32) -> Option<u32> {
-        let (mut runs, mut bytes) = (0, 0);
-        for i in (0..SPAN as usize).rev() {
-            let starts_run = self.0[i] && !self.0.get(i + 1).is_some_and(|n| *n);
-            runs += u32::from(starts_run);
-            bytes += u32::from(self.0[i]);
-            let run_ends = self.0[i] && (i == 0 || !self.0[i - 1]);
-            if run_ends && (runs >= DUP_THRESH || bytes > 2 * mss) {
-                return Some(i as u32);
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..SPAN, 1u32..300).prop_map(|(l, n)| Step::Sack(l, (l + n).min(SPAN))),
+        (0u64..40).prop_map(Step::Lose),
+        (0..SPAN, 1u32..300).prop_map(|(l, n)| Step::Resend(l, (l + n).min(SPAN))),
+        (0u32..300).prop_map(Step::Acknowledge),
+        Just(Step::Renege),
+    ]
+}
+
+fn count(model: &[Byte], una: u32, fate: Fate) -> u32 {
+    let bytes = model.iter().skip(una as usize);
+    bytes.filter(|b| b.fate.contains(fate)).count() as u32
+}
+
+fn play(b: &mut Scoreboard, model: &mut [Byte], una: &mut u32, now: Instant, step: &Step) {
+    match *step {
+        Step::Sack(l, r) if l >= *una => {
+            let before = count(model, *una, Fate::SACKED);
+            let mut newly = 0;
+            b.sack(block(l, r), seq(*una), seq(SPAN), |run| newly += run.len());
+            for byte in &mut model[l as usize..r as usize] {
+                byte.fate = byte.fate.difference(Fate::LOST).union(Fate::SACKED);
+            }
+            assert_eq!(newly, count(model, *una, Fate::SACKED) - before);
+        }
+        Step::Lose(before) => {
+            let before = at(before);
+            b.mark_lost(|run| run.sent_at < before);
+            for byte in model.iter_mut() {
+                if byte.sent_at < before && !byte.fate.contains(Fate::SACKED) {
+                    byte.fate |= Fate::LOST;
+                }
             }
         }
-        None
+        Step::Resend(l, r) => {
+            let (l, r) = (l.max(*una), r.max(*una));
+            if l < r {
+                b.on_resent(seq(l), seq(r), now);
+            }
+            for byte in &mut model[l as usize..r as usize] {
+                if !byte.fate.contains(Fate::SACKED) {
+                    *byte = Byte {
+                        fate: Fate::RESENT,
+                        sent_at: now,
+                    };
+                }
+            }
+        }
+        Step::Acknowledge(n) => {
+            *una = (*una + n).min(SPAN);
+            b.acknowledge(seq(*una), |_| {});
+        }
+        Step::Renege => {
+            b.unmark_sacked();
+            for byte in model.iter_mut() {
+                byte.fate -= Fate::SACKED;
+            }
+        }
+        Step::Sack(..) => {}
     }
 }
 
 proptest! {
     #[test]
-    fn agrees_with_a_bit_per_byte(
-        blocks in prop::collection::vec((0u32..SPAN, 1u32..300), 0..40),
-        una in 0u32..SPAN / 2,
-        marks in (0u32..SPAN, 0u32..SPAN),
-    ) {
-        let mut b = Scoreboard::new();
-        let mut m = Model(vec![false; SPAN as usize]);
-        for (l, n) in blocks {
-            let r = (l + n).min(SPAN);
-            let before = m.0.iter().filter(|s| **s).count() as u32;
-            m.0[l as usize..r as usize].fill(true);
-            let after = m.0.iter().filter(|s| **s).count() as u32;
-            let newly = b.update(&[block(l, r)], seq(0), seq(SPAN), 100);
-            prop_assert_eq!(newly, after - before);
-        }
-        prop_assert_eq!(b.lost_edge(), m.lost_edge(100).map(seq));
-        b.on_cumulative_ack(seq(una));
-        m.0[..una as usize].fill(false);
-        prop_assert_eq!(b.sacked_bytes(), m.0.iter().filter(|s| **s).count() as u32);
-        let (lost, high) = (marks.0.max(una), marks.1.max(una));
-        let pipe = b.pipe(seq(una), seq(SPAN), seq(lost), seq(high));
-        prop_assert_eq!(pipe, m.pipe(una, SPAN, lost, high));
-        let gap = b.next_gap(seq(una), seq(SPAN));
-        let first = (una..SPAN).find(|i| !m.0[*i as usize]);
-        prop_assert_eq!(gap.map(|g| g.start), first.map(seq));
-        for pair in b.ranges.windows(2) {
-            prop_assert!(pair[0].end.before(pair[1].start));
+    fn agrees_with_an_entry_per_byte(steps in prop::collection::vec(step(), 0..30)) {
+        let mut b = sent(SPAN, 100);
+        let mut model: Vec<Byte> = (0..SPAN)
+            .map(|i| Byte { fate: Fate::empty(), sent_at: at(u64::from(i / 100) + 1) })
+            .collect();
+        let (mut una, mut reneged) = (0, false);
+        for (i, step) in steps.iter().enumerate() {
+            reneged |= matches!(step, Step::Renege);
+            // When something was sent that the peer once had is not kept.
+            let step = match step {
+                Step::Lose(_) if reneged => Step::Lose(1000),
+                other => other.clone(),
+            };
+            play(&mut b, &mut model, &mut una, at(50 + i as u64), &step);
+            prop_assert_eq!(b.sacked_bytes(), count(&model, una, Fate::SACKED));
+            prop_assert_eq!(b.lost_bytes(), count(&model, una, Fate::LOST));
+            let lost = (una..SPAN).find(|i| model[*i as usize].fate.contains(Fate::LOST));
+            prop_assert_eq!(b.first_lost(seq(SPAN)).map(|l| l.0), lost.map(seq));
+            let mut end = seq(una);
+            for run in b.runs() {
+                prop_assert_eq!(run.start, end, "no gaps");
+                end = run.end;
+                let first = run.start.distance_from(seq(0)) as usize;
+                for byte in &model[first..first + run.len() as usize] {
+                    if !run.is(Fate::SACKED) && !reneged {
+                        prop_assert_eq!((byte.fate, byte.sent_at), (run.fate, run.sent_at));
+                    }
+                }
+            }
+            prop_assert_eq!(end, seq(SPAN));
+            let ranges = b.runs().filter(|r| r.is(Fate::SACKED)).count();
+            prop_assert_eq!(usize::from(b.sacked_ranges), ranges);
         }
     }
 
     #[test]
     fn stays_small_whatever_the_peer_says(
-        blocks in prop::collection::vec(any::<(u32, u32)>(), 0..2000),
+        blocks in prop::collection::vec(any::<(u32, u32, u32)>(), 0..2000),
         una: u32,
-        flight in 0u32..1 << 30,
+        flight in 1u32..1 << 30,
     ) {
         let mut b = Scoreboard::new();
         let (una, max) = (SeqNum::new(una), SeqNum::new(una) + flight);
-        for (l, r) in blocks {
-            let b1 = SackBlock { left: SeqNum::new(l), right: SeqNum::new(r) };
-            let left = una + l % flight.max(1);
-            let b2 = SackBlock { left, right: left + r % 64 };
-            b.update(&[b1, b2], una, max, 1460);
-            prop_assert!(b.ranges.len() <= SACK_RANGES_MAX);
-            prop_assert!(b.sacked_bytes() <= flight);
+        for i in 0..flight.min(3000) {
+            let end = if i + 1 == flight.min(3000) { max } else { una + i + 1 };
+            b.on_sent(una + i, end, at(u64::from(i)));
         }
-        let _ = b.pipe(una, max, una, una);
+        for (l, r, n) in blocks {
+            let b1 = SackBlock { left: SeqNum::new(l), right: SeqNum::new(r) };
+            let left = una + l % flight;
+            let b2 = SackBlock { left, right: left + r % 64 };
+            b.sack(b1, una, max, |_| {});
+            b.sack(b2, una, max, |_| {});
+            b.mark_lost(|run| run.start.get() % 3 == n % 3);
+            let start = una + n % flight;
+            b.on_resent(start, (start + 10).earliest(max), at(u64::from(n)));
+            prop_assert!(b.runs().count() <= OUTSTANDING_RUNS_MAX);
+            prop_assert!(usize::from(b.sacked_ranges) <= SACK_RANGES_MAX);
+            prop_assert!(b.sacked_bytes() + b.lost_bytes() <= flight);
+        }
     }
 }

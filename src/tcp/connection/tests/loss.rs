@@ -12,6 +12,14 @@ fn ten_out(cfg: &Config) -> Script {
     s
 }
 
+/// The same over a path with a round trip of `ms`, at that time.
+fn ten_out_over(cfg: &Config, ms: u64) -> Script {
+    let mut s = Script::established_after(cfg, ms);
+    s.write(40_000);
+    assert_eq!(s.discard(), 10);
+    s
+}
+
 #[test]
 fn a_timeout_sends_the_first_segment_again_and_backs_off() {
     let mut s = Script::established(&plain());
@@ -55,18 +63,22 @@ fn after_a_timeout_everything_outstanding_is_sent_again_in_slow_start() {
     let mut s = ten_out(&plain());
     s.at(200);
     s.expect(". 1:1001(1000)");
+    // RFC 5682: the first answer is used to ask whether the timeout was a mistake.
+    s.inject(". 1:1(0) ack 1001");
+    s.expect(". 10001:11001(1000)");
+    s.expect(". 11001:12001(1000)");
+    s.nothing();
+    // It was not.
     s.inject(". 1:1(0) ack 1001");
     s.expect(". 1001:2001(1000)");
-    s.expect(". 2001:3001(1000)");
     s.nothing();
-    s.inject(". 1:1(0) ack 3001");
+    s.inject(". 1:1(0) ack 2001");
+    s.expect(". 2001:3001(1000)");
     s.expect(". 3001:4001(1000)");
-    s.expect(". 4001:5001(1000)");
-    s.expect(". 5001:6001(1000)");
     s.nothing();
     // The acknowledgment jumps: nothing that has arrived is sent again.
-    s.inject(". 1:1(0) ack 10001");
-    let out = s.expect(". 10001:11001(1000)");
+    s.inject(". 1:1(0) ack 12001");
+    let out = s.expect(". 12001:13001(1000)");
     assert!(!out.retransmission);
     assert!(!s.c.info().recovering);
 }
@@ -193,7 +205,8 @@ fn an_invented_flood_of_duplicates_gains_nothing() {
 
 #[test]
 fn sack_starts_recovery_and_fills_exactly_the_holes() {
-    let mut s = ten_out(&with_sack());
+    let mut s = ten_out_over(&with_sack(), 10);
+    s.at(20);
     s.inject(". 1:1(0) ack 1 <sack 1001:2001>");
     // Limited transmit: the pipe shrank by one segment.
     s.expect(". 10001:11001(1000)");
@@ -201,24 +214,26 @@ fn sack_starts_recovery_and_fills_exactly_the_holes() {
     s.expect(". 11001:12001(1000)");
     s.nothing();
     s.inject(". 1:1(0) ack 1 <sack 4001:5001 1001:3001>");
-    // Third: recovery. Lost: 1..1001 (more than two segments above it are SACKed).
+    // Third: recovery. Lost: 1..1001 and 3001..4001, sent with something that has arrived.
     let out = s.expect(". 1:1001(1000)");
     assert!(out.retransmission);
     s.nothing();
-    assert_eq!((s.c.info().ssthresh, s.c.info().cwnd), (5000, 5000));
-    // The pipe is 10 (9 unSACKed and not lost, one sent again): it must drain to 4 before more.
+    assert_eq!(s.c.info().ssthresh, 5000);
+    assert_eq!(s.c.info().lost, 1000);
+    // Proportional rate reduction: the pipe drains to ssthresh before more is sent.
     s.inject(". 1:1(0) ack 1 <sack 4001:8001 1001:3001>");
     s.nothing();
-    s.inject(". 1:1(0) ack 1 <sack 4001:11001 1001:3001>");
+    s.inject(". 1:1(0) ack 1 <sack 4001:10001 1001:3001>");
     let out = s.expect(". 3001:4001(1000)");
     assert!(out.retransmission);
     let out = s.expect(". 12001:13001(1000)");
     assert!(!out.retransmission);
     s.discard();
-    s.inject(". 1:1(0) ack 3001 <sack 4001:11001>");
+    s.at(30);
+    s.inject(". 1:1(0) ack 3001 <sack 4001:10001>");
     assert!(s.c.info().recovering);
     s.discard();
-    s.inject(". 1:1(0) ack 12001");
+    s.inject(". 1:1(0) ack 13001");
     assert!(!s.c.info().recovering);
     assert_eq!(s.c.info().cwnd, 5000);
     assert_eq!(s.c.counters().retransmits, 2);
@@ -234,7 +249,8 @@ fn one_ack_that_sacks_enough_is_enough() {
 
 #[test]
 fn duplicate_acks_without_news_do_not_count_with_sack() {
-    let mut s = ten_out(&with_sack());
+    let mut s = ten_out_over(&with_sack(), 10);
+    s.at(20);
     for _ in 0..10 {
         s.inject(". 1:1(0) ack 1 <sack 1001:2001>");
     }
@@ -243,18 +259,23 @@ fn duplicate_acks_without_news_do_not_count_with_sack() {
 }
 
 #[test]
-fn a_lost_tail_is_rescued_once() {
-    let mut s = Script::established(&with_sack());
+fn a_lost_tail_is_found_by_what_was_sent_again() {
+    let mut s = Script::established_after(&with_sack(), 10);
     s.write(10_000);
     assert_eq!(s.discard(), 10);
+    s.at(20);
     // 1..1001 and 9001..10001 are lost; everything else arrived.
     s.inject(". 1:1(0) ack 1 <sack 1001:9001>");
     s.expect(". 1:1001(1000)");
+    s.nothing();
+    s.at(30);
+    s.inject(". 1:1(0) ack 9001");
     let out = s.expect("P. 9001:10001(1000)");
-    assert!(out.retransmission, "RFC 6675 NextSeg rule 4");
+    assert!(out.retransmission, "sent before what has arrived");
     s.nothing();
     s.inject(". 1:1(0) ack 10001");
     assert!(!s.c.info().recovering);
+    assert_eq!(s.c.counters().timeouts, 0);
 }
 
 #[test]
@@ -288,22 +309,27 @@ fn a_dsack_report_is_counted_and_not_taken_for_news() {
 }
 
 #[test]
-fn the_scoreboard_is_forgotten_on_a_timeout() {
-    let mut s = ten_out(&with_sack());
+fn a_timeout_keeps_what_is_sacked_unless_the_peer_has_thrown_it_away() {
+    let mut s = Script::established_after(&with_sack(), 10);
+    s.write(3000);
+    assert_eq!(s.discard(), 3);
+    s.at(20);
     s.inject(". 1:1(0) ack 1 <sack 1001:2001>");
-    s.discard();
-    assert_eq!(s.c.info().sacked, 1000);
-    s.at(200);
+    s.at_time(s.c.poll_at());
     s.expect(". 1:1001(1000)");
-    assert_eq!(s.c.info().sacked, 0);
-    // The peer has reneged on what it SACKed: it is sent again.
+    let timeout = s.c.poll_at();
+    s.at_time(timeout);
+    s.expect(". 1:1001(1000)");
+    assert_eq!(s.c.counters().timeouts, 1);
+    assert_eq!(s.c.info().sacked, 1000);
+    // The peer acknowledges up to what it had SACKed, and no further.
     s.inject(". 1:1(0) ack 1001");
-    s.expect(". 1001:2001(1000)");
-    s.expect(". 2001:3001(1000)");
-    s.nothing();
-    // What it reports again is skipped.
-    s.inject(". 1:1(0) ack 2001 <sack 3001:5001>");
-    s.expect(". 5001:6001(1000)");
+    s.discard();
+    let timeout = s.c.poll_at();
+    s.at_time(timeout);
+    assert_eq!(s.c.info().sacked, 0, "it has reneged");
+    let out = s.expect(". 1001:2001(1000)");
+    assert!(out.retransmission);
 }
 
 #[test]

@@ -96,6 +96,18 @@ impl Script {
         Self::established_with(cfg, "win 60000", "<mss 1000,sackOK>")
     }
 
+    /// ESTABLISHED by a passive open at `ms`, which is also the round-trip time.
+    pub(super) fn established_after(cfg: &Config, ms: u64) -> Self {
+        let mut s = Self::accept(cfg, "S 0:0(0) win 60000 <mss 1000,sackOK>");
+        s.expect("S. 0:0(0) ack 1");
+        s.at(ms);
+        s.inject(". 1:1(0) ack 1 win 60000");
+        s.nothing();
+        s.events();
+        s.c.set_quick_ack(false);
+        s
+    }
+
     pub(super) fn established_with(cfg: &Config, win: &str, options: &str) -> Self {
         let mut s = Self::accept(cfg, &format!("S 0:0(0) {win} {options}"));
         s.expect("S. 0:0(0) ack 1");
