@@ -4,7 +4,7 @@
 //! picture is replaced when its generation changes, which costs one load per turn.
 #![forbid(unsafe_code)]
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -40,6 +40,30 @@ pub(super) struct HopCache {
     confirm_at: Instant,
 }
 
+/// Ways kept from look-ups, by their ends: connections come and go, their peers stay.
+const WAYS_KEPT: usize = 256;
+
+/// A way that has been looked up since the control plane last changed.
+#[derive(Clone, Debug)]
+struct Way {
+    ends: (IpAddr, IpAddr),
+    found: Result<(IpAddr, Option<Template>), RouteError>,
+    mtu: u32,
+}
+
+/// Where in the table of ways one may be. Who can make ways collide gains nothing but look-ups.
+fn place_of(ends: (IpAddr, IpAddr)) -> usize {
+    let word = |ip| match ip {
+        IpAddr::V4(a) => Ipv4Addr::to_bits(a),
+        IpAddr::V6(a) => {
+            let bits = a.to_bits();
+            (bits ^ (bits >> 32) ^ (bits >> 64) ^ (bits >> 96)) as u32
+        }
+    };
+    let mixed = (word(ends.0).rotate_left(16) ^ word(ends.1)).wrapping_mul(0x9e37_79b1);
+    (mixed >> 24) as usize % WAYS_KEPT
+}
+
 struct Waiting {
     next_hop: IpAddr,
     until: Instant,
@@ -59,6 +83,7 @@ pub(super) struct Link {
     discovery: Option<Box<Discovery>>,
     /// The ends of the last packet that [`Link::accepts`] has found good.
     accepted: Option<(IpAddr, IpAddr)>,
+    ways: Vec<Option<Way>>,
 }
 
 impl core::fmt::Debug for Link {
@@ -88,6 +113,7 @@ impl Link {
             waiting: VecDeque::new(),
             discovery,
             accepted: None,
+            ways: vec![None; WAYS_KEPT],
         };
         link.read_link();
         link
@@ -109,6 +135,7 @@ impl Link {
         self.generation = generation;
         self.tables = self.control.tables();
         self.accepted = None;
+        self.ways.fill(None);
         self.read_link();
         true
     }
@@ -127,19 +154,34 @@ impl Link {
         good
     }
 
-    /// The longest IP packet that may go to `dst`.
-    pub(super) fn path_mtu(&self, dst: IpAddr) -> u32 {
+    /// The longest IP packet that may go from `src` to `dst`.
+    pub(super) fn path_mtu(&mut self, src: IpAddr, dst: IpAddr) -> u32 {
+        self.way(src, dst).mtu
+    }
+
+    fn way(&mut self, src: IpAddr, dst: IpAddr) -> Way {
+        let (ends, place) = ((src, dst), place_of((src, dst)));
+        if let Some(Some(way)) = self.ways.get(place)
+            && way.ends == ends
+        {
+            return way.clone();
+        }
         let route = self.tables.route_on(dst, Some(self.ifindex));
-        route
-            .ok()
-            .and_then(|r| r.mtu)
-            .unwrap_or(self.mtu)
-            .min(self.mtu)
+        let mtu = route.as_ref().ok().and_then(|r| r.mtu);
+        let way = Way {
+            ends,
+            found: self.find(src, dst),
+            mtu: mtu.unwrap_or(self.mtu).min(self.mtu),
+        };
+        if let Some(slot) = self.ways.get_mut(place) {
+            *slot = Some(way.clone());
+        }
+        way
     }
 
     /// The way from `src` to `dst`, from `cache` if that is still true.
     pub(super) fn hop<'a>(
-        &self,
+        &mut self,
         now: Instant,
         src: IpAddr,
         dst: IpAddr,
@@ -157,7 +199,7 @@ impl Link {
         }
         let HopCache { hop, next_hop, .. } = cache;
         hop.get_or_insert_with(|| {
-            let found = self.find(src, dst);
+            let found = self.way(src, dst).found;
             *next_hop = match &found {
                 Ok((ip, _)) => Some(*ip),
                 Err(_) => None,

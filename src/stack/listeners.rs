@@ -371,7 +371,7 @@ impl Shard {
             HEADERS_V6
         };
         let frame_room = self.capabilities.frame_bytes_max.saturating_sub(14) as u32;
-        let mtu = self.link.path_mtu(remote).min(frame_room);
+        let mtu = self.link.path_mtu(local, remote).min(frame_room);
         let mss = mtu.saturating_sub(headers).min(u32::from(u16::MAX)) as u16;
         config.mss_local = config.mss_local.min(mss);
         config.mss_default = default_mss(local);

@@ -173,7 +173,7 @@ impl Shard {
             tx: VecDeque::new(),
             stats: Counters::default(),
             rx: Vec::with_capacity(RX_BURST_FRAMES),
-            due: Vec::new(),
+            due: Vec::with_capacity(RX_BURST_FRAMES),
             timers_ran: now,
             frames_wait: false,
         }

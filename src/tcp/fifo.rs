@@ -55,6 +55,11 @@ impl<T> Fifo<T> {
         self.0.iter().flat_map(move |q| q.iter().skip(first))
     }
 
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |q| q.len())
+    }
+
     /// How many elements at the front fulfil `is_before`, given that no later one does.
     #[inline]
     pub(crate) fn partition_point(&self, is_before: impl FnMut(&T) -> bool) -> usize {

@@ -66,15 +66,13 @@ impl IsnGenerator {
         // length of the extra bytes, ports, addresses (IPv4 mapped), then the extra bytes.
         let mut bytes = [0; 2 + 4 + 32 + 16];
         let extra = extra.get(..extra.len().min(16)).unwrap_or_default();
-        let fields: [&[u8]; 6] = [
-            &[purpose as u8, extra.len() as u8],
-            &local.port().to_be_bytes(),
-            &remote.port().to_be_bytes(),
-            &octets(local.ip()),
-            &octets(remote.ip()),
-            extra,
-        ];
-        for (slot, byte) in bytes.iter_mut().zip(fields.into_iter().flatten()) {
+        bytes[0] = purpose as u8;
+        bytes[1] = extra.len() as u8;
+        bytes[2..4].copy_from_slice(&local.port().to_be_bytes());
+        bytes[4..6].copy_from_slice(&remote.port().to_be_bytes());
+        bytes[6..22].copy_from_slice(&octets(local.ip()));
+        bytes[22..38].copy_from_slice(&octets(remote.ip()));
+        for (slot, byte) in bytes.iter_mut().skip(38).zip(extra) {
             *slot = *byte;
         }
         self.hasher.hash(&bytes)

@@ -8,6 +8,9 @@ use super::fifo::Fifo;
 use super::payload::{Payload, Pieces};
 use crate::wire::SeqNum;
 
+/// Fewer pieces than this are searched one by one.
+const FEW_PIECES: usize = 6;
+
 /// A queue of payload with the sequence number of each piece.
 #[derive(Clone, Debug)]
 pub(crate) struct SendQueue<P> {
@@ -96,10 +99,17 @@ impl<P: Payload> SendQueue<P> {
     pub(crate) fn gather(&self, from: SeqNum, len: u32) -> (Pieces<P>, u32) {
         let mut out = Pieces::new();
         let mut taken = 0u32;
-        let first = self
-            .pieces
-            .partition_point(|p| p.start.before_eq(from))
-            .saturating_sub(1);
+        // The usual message is a few pieces: then looking at each is quicker than halving.
+        let is_before = |p: &Piece<P>| p.start.before_eq(from);
+        let first = if self.pieces.len() <= FEW_PIECES {
+            self.pieces
+                .iter_from(0)
+                .take_while(|p| is_before(p))
+                .count()
+        } else {
+            self.pieces.partition_point(is_before)
+        };
+        let first = first.saturating_sub(1);
         for piece in self.pieces.iter_from(first) {
             if taken >= len || out.is_full() {
                 break;

@@ -1,0 +1,191 @@
+//! What one request and its response may cost between two shards on a wire in memory: frames,
+//! allocations, copies.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails is the test failing"
+)]
+
+use core::net::{IpAddr, SocketAddr};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{IoSlice, IoSliceMut};
+
+use luna::control::{ControlHandle, Neighbour, NeighbourState, Tables};
+use luna::device::pair::{LocalEnd, PairConfig, local};
+use luna::stack::{ConnId, RecvMode, Shard, ShardParts};
+use luna::tcp::Config;
+use luna::time::{Duration, Instant};
+use luna::wire::Mac;
+use luna::zbuf::{Area, Pool, PoolConfig};
+
+const IFINDEX: u32 = 2;
+const MESSAGE: usize = 4096;
+
+thread_local! {
+    /// Allocations of this thread.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+// SAFETY: every call goes on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that is ending counts no more.
+        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+        // SAFETY: caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+        // SAFETY: caller.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn address(n: u8) -> IpAddr {
+    IpAddr::from([10, 9, 0, n + 1])
+}
+
+fn shard(own: u8, device: LocalEnd) -> Shard {
+    let mac = |n: u8| Mac([2, 0, 0, 0, 0, n + 1]);
+    let peer = Neighbour::Known(mac(1 - own), NeighbourState::Reachable);
+    let tables = Tables::builder()
+        .ethernet(IFINDEX, "pair0", mac(own), 1500)
+        .address(IFINDEX, address(own), 24)
+        .neighbour(IFINDEX, address(1 - own), peer)
+        .build();
+    let area = Area::new(16 << 21).expect("memory");
+    let config = PoolConfig {
+        zones: 16,
+        ..PoolConfig::default()
+    };
+    Shard::new(ShardParts {
+        device: Box::new(device),
+        pool: Pool::new(&area, config).expect("pool"),
+        control: ControlHandle::from_static(tables),
+        ifindex: IFINDEX,
+        secret: [own + 1; 32],
+        discovery: None,
+        partial_checksums: false,
+        now: Instant::ZERO,
+    })
+}
+
+/// A server (0) and a client (1) with one connection.
+struct Two {
+    ends: [Shard; 2],
+    conns: [ConnId; 2],
+    now: Instant,
+    wakeups: Vec<luna::stack::Wakeup>,
+    buffer: Vec<u8>,
+}
+
+impl Two {
+    fn connected(wire: PairConfig) -> Self {
+        let (one, other) = local(wire);
+        let mut ends = [shard(0, one), shard(1, other)];
+        let now = Instant::ZERO;
+        let config = Config {
+            nodelay: true,
+            ..Config::default()
+        };
+        let server = SocketAddr::new(address(0), 80);
+        let client = SocketAddr::new(address(1), 61440);
+        let listener = ends[0]
+            .listen(server, false, 16, &config, 1)
+            .expect("listen");
+        let ours = ends[1]
+            .connect(now, client, server, &config, 2)
+            .expect("connect");
+        for _ in 0..4 {
+            ends[1].turn(now);
+            ends[0].turn(now);
+        }
+        let theirs = ends[0]
+            .accept(listener, 3)
+            .expect("an established connection")
+            .conn;
+        Self {
+            ends,
+            conns: [theirs, ours],
+            now,
+            wakeups: Vec::new(),
+            buffer: vec![0x5a; 2 * MESSAGE],
+        }
+    }
+
+    fn turn(&mut self, end: usize) {
+        self.ends[end].turn(self.now);
+        self.ends[end].take_wakeups(&mut self.wakeups);
+        self.wakeups.clear();
+    }
+
+    /// A request and its response, as two event loops make them.
+    fn exchange(&mut self) {
+        self.now += Duration::from_micros(10);
+        for (from, to) in [(1, 0), (0, 1)] {
+            let message = [IoSlice::new(&self.buffer[..MESSAGE])];
+            let sent = self.ends[from].send(self.now, self.conns[from], &message, false);
+            assert_eq!(sent, Ok(MESSAGE));
+            self.turn(from);
+            self.turn(to);
+            let room = &mut [IoSliceMut::new(&mut self.buffer)];
+            let got = self.ends[to].recv(self.now, self.conns[to], room, RecvMode::default());
+            assert_eq!(got, Ok(MESSAGE));
+        }
+    }
+
+    fn frames(&self) -> u64 {
+        self.ends
+            .iter()
+            .map(|end| end.device_stats().tx_frames)
+            .sum()
+    }
+
+    fn doorbells(&self) -> u64 {
+        self.ends
+            .iter()
+            .map(|end| end.device_stats().doorbells)
+            .sum()
+    }
+}
+
+#[test]
+fn an_exchange_takes_six_frames_two_doorbells_and_no_allocation() {
+    for checksum_offload in [false, true] {
+        let mut two = Two::connected(PairConfig {
+            checksum_offload,
+            by_reference: true,
+            ..PairConfig::default()
+        });
+        // Past the quick acknowledgments of a young connection, and with every list grown.
+        for _ in 0..1000 {
+            two.exchange();
+        }
+        let (frames, doorbells) = (two.frames(), two.doorbells());
+        let allocations = ALLOCATIONS.get();
+        const EXCHANGES: u64 = 2000;
+        for _ in 0..EXCHANGES {
+            two.exchange();
+        }
+        // Three segments carry a message; each direction's acknowledgment rides on the other's.
+        assert_eq!(two.frames() - frames, 6 * EXCHANGES);
+        assert_eq!(two.doorbells() - doorbells, 2 * EXCHANGES);
+        assert_eq!(ALLOCATIONS.get() - allocations, 0);
+        let copied: u64 = two.ends.iter().map(|e| e.device_stats().bytes_copied).sum();
+        assert_eq!(copied, 0, "the wire passes payload by reference");
+    }
+}
