@@ -154,7 +154,19 @@ pub fn free(pointer: *const u8) -> Result<(), Errno> {
 /// As [`free`].
 pub fn keep(pointer: *const u8) -> Result<(), Errno> {
     let area = area_of(pointer).ok_or_else(foreign)?;
-    area.ref_ptr(pointer).map_err(errno_of)
+    if area.try_ref_ptr(pointer).is_ok() {
+        return Ok(());
+    }
+    // It may be before a callback of the loop that runs on this thread.
+    let address = pointer.addr();
+    let kept = runtime::memory_at(address).and_then(|(shard, _)| {
+        runtime::with_shard(shard, |shard| {
+            let pointer = core::ptr::without_provenance(address);
+            shard.pool().lend_exposed(pointer)
+        })
+    });
+    kept.unwrap_or_else(|| area.ref_ptr(pointer))
+        .map_err(errno_of)
 }
 
 /// Bytes from an address to its buffer's end.

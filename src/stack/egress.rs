@@ -36,6 +36,25 @@ impl Shard {
         self.device.tx_burst(&mut self.pool, &mut self.tx)
     }
 
+    /// Sends what the application has answered while it was called; nothing else, so that the
+    /// acknowledgment of half a request does not leave before the answer that carries it.
+    pub(super) fn send_answers(&mut self, now: Instant) {
+        if self.inbox.answered.is_empty() {
+            return;
+        }
+        let mut answered = core::mem::take(&mut self.inbox.answered);
+        for index in answered.drain(..) {
+            if self.tx.len() >= TX_QUEUE_FRAMES {
+                break;
+            }
+            self.transmit(now, index);
+        }
+        self.inbox.answered = answered;
+        if !self.tx.is_empty() {
+            self.device.tx_burst(&mut self.pool, &mut self.tx);
+        }
+    }
+
     /// Sends what one connection has to send, re-arms its timer, and lets it go if it is over.
     fn transmit(&mut self, now: Instant, index: u32) {
         let Some(slot) = self.slots.at_mut(index) else {

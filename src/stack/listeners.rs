@@ -36,9 +36,23 @@ pub(super) struct Listener {
     accounting: listener::Listener,
     /// Those that wait to be accepted, oldest first.
     queue: VecDeque<u32>,
+    /// An inline loop accepts.
+    inline: bool,
 }
 
 impl Listener {
+    /// An inline loop accepts from now on; returns how many wait already.
+    pub(super) fn make_inline(&mut self, token: u64) -> usize {
+        self.inline = true;
+        self.token = token;
+        self.queue.len()
+    }
+
+    /// The token of an inline listener.
+    pub(super) fn inline_token(&self) -> Option<u64> {
+        self.inline.then_some(self.token)
+    }
+
     fn matches(&self, to: SocketAddr) -> bool {
         let any = self.local.ip().is_unspecified();
         let family = self.local.is_ipv4() == to.is_ipv4();
@@ -75,6 +89,7 @@ impl Shard {
             token,
             accounting: listener::Listener::new(i32::try_from(backlog).unwrap_or(-1)),
             queue: VecDeque::new(),
+            inline: false,
         };
         let key = self
             .listeners
@@ -269,6 +284,7 @@ impl Shard {
             local: arrived.local,
             remote: arrived.remote,
             hop: HopCache::default(),
+            completions: None,
         };
         let Ok(key) = self.slots.insert(slot) else {
             self.stats.count_drop(Drop::TableFull);
@@ -390,14 +406,18 @@ impl Shard {
             return;
         }
         self.stats.passive_opens += 1;
-        let listener = slot.listener;
-        if let Some(listener) = self.listeners.at_mut(listener) {
+        let slot_listener = slot.listener;
+        if let Some(listener) = self.listeners.at_mut(slot_listener) {
             // The SYN was only taken because there was room; a queue that filled up since may
             // grow past its bound by the handshakes that were under way.
             if listener.accounting.on_handshake_done() == HandshakeDone::QueueFull {
                 listener.accounting.force_queued();
             }
             listener.queue.push_back(index);
+            if listener.inline {
+                self.inbox.listeners.push_back(slot_listener);
+                return;
+            }
             self.listener_wakeups.push(Wakeup {
                 token: listener.token,
                 edge: Ready::IN,

@@ -9,9 +9,12 @@
 mod api;
 mod configs;
 mod counters;
+mod dispatch;
 mod egress;
 mod flow_table;
 mod ingress;
+#[cfg(test)]
+mod inline_tests;
 mod link;
 mod listeners;
 mod payload;
@@ -30,7 +33,10 @@ mod tests;
 pub mod testutil;
 mod time_wait;
 mod timer_wheel;
+mod zero_copy;
 
 pub use api::*;
 pub use counters::{Counters, DROP_KINDS, Drop};
+pub use dispatch::{App, Batch, Dispatch, Inline};
 pub use shard::{Shard, ShardParts};
+pub use zero_copy::{COMPLETIONS_MAX, Completion};

@@ -11,12 +11,14 @@ use hashbrown::HashMap;
 use super::api::{ConnError, Ready, TurnReport, Wakeup};
 use super::configs::Configs;
 use super::counters::Counters;
+use super::dispatch::{Batch, Dispatch, Inbox};
 use super::flow_table::{Flow, FlowKey, FlowTable};
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
 use super::slab::Slab;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
+use super::zero_copy::{Completion, Marks};
 use crate::control::{ControlHandle, Discovery};
 use crate::device::{Capabilities, Device, DeviceStats, Gone, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
@@ -34,7 +36,7 @@ const FLOWS_INITIAL: usize = 4096;
 bitflags! {
     /// What the shard remembers about a connection besides the protocol's own state.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) struct Mark: u8 {
+    pub(super) struct Mark: u16 {
         /// It is on the list of those to be polled for segments.
         const DIRTY = 1;
         /// It is on the list of those with a wakeup to report.
@@ -49,6 +51,18 @@ bitflags! {
         const CONNECTED = 32;
         /// A send found no memory: wake it when there is some.
         const STARVED = 64;
+        /// An inline loop is told what happens to it ([`super::dispatch`]).
+        const INLINE = 128;
+        /// The application knows that it is connected, or that it will not be.
+        const ANNOUNCED = 256;
+        /// The application has been told of the end of the stream.
+        const END_TOLD = 512;
+        /// The application does not want to be told of bytes.
+        const PAUSED = 1024;
+        /// A send by reference did not take everything.
+        const WANTS_ROOM = 2048;
+        /// What was sent has marks that are not acknowledged.
+        const MARKED = 4096;
     }
 }
 
@@ -65,6 +79,8 @@ pub(super) struct Slot {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) hop: HopCache,
+    /// Made when the application first marks what it sends.
+    pub(super) completions: Option<Box<Marks>>,
 }
 
 /// What a shard is made of.
@@ -109,6 +125,9 @@ pub struct Shard {
     pub(super) listener_wakeups: Vec<Wakeup>,
     pub(super) tx: VecDeque<TxFrame>,
     pub(super) stats: Counters,
+    pub(super) inbox: Inbox,
+    /// Completions of connections that are not the application's any more.
+    pub(super) orphans: VecDeque<Completion>,
     rx: Vec<RxFrame>,
     due: Vec<u32>,
     timers_ran: Instant,
@@ -172,6 +191,8 @@ impl Shard {
             listener_wakeups: Vec::new(),
             tx: VecDeque::new(),
             stats: Counters::default(),
+            inbox: Inbox::default(),
+            orphans: VecDeque::new(),
             rx: Vec::with_capacity(RX_BURST_FRAMES),
             due: Vec::with_capacity(RX_BURST_FRAMES),
             timers_ran: now,
@@ -184,8 +205,23 @@ impl Shard {
     /// gives the application nothing to do, what TCP itself wants to say is sent at once;
     /// otherwise it waits for the application's answers, to travel with them.
     pub fn turn(&mut self, now: Instant) -> TurnReport {
+        self.turn_with(now, &mut Batch)
+    }
+
+    /// As [`Shard::turn`], with an application that is called after each packet if it is an
+    /// inline one (LUNA §5.1, inline-r2c): what it answers is handed to the device before the
+    /// next packet is looked at; the doorbell is rung once.
+    pub fn turn_with<D: Dispatch>(&mut self, now: Instant, dispatch: &mut D) -> TurnReport {
+        if self.inbox.active {
+            // The application, being called, turns us.
+            return TurnReport::default();
+        }
         self.stats.turns += 1;
         self.refresh(now);
+        self.pool.drain_remote();
+        if D::INLINE {
+            self.run_inline(now, dispatch);
+        }
         let mut tx_frames = self.send_queued(now);
         let mut frames = core::mem::take(&mut self.rx);
         let received = self
@@ -193,6 +229,9 @@ impl Shard {
             .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
         for frame in frames.drain(..) {
             self.ingress(now, frame);
+            if D::INLINE {
+                self.run_inline(now, dispatch);
+            }
         }
         self.rx = frames;
         // A late turn drains the ring before it fires a timer: the acknowledgment may be in it.
@@ -201,6 +240,9 @@ impl Shard {
             self.run_timers(now);
         }
         self.wake_starved();
+        if D::INLINE {
+            self.run_inline(now, dispatch);
+        }
         if self.woken.is_empty() && self.listener_wakeups.is_empty() {
             tx_frames += self.send_queued(now);
         } else {
@@ -304,6 +346,10 @@ impl Shard {
             let Some(slot) = self.slots.at_mut(index) else {
                 continue;
             };
+            // An inline loop has taken it over meanwhile.
+            if slot.marks.contains(Mark::INLINE) {
+                continue;
+            }
             slot.marks.remove(Mark::WOKEN);
             let edge = core::mem::take(&mut slot.edges);
             if !edge.is_empty() {
@@ -381,7 +427,11 @@ impl Shard {
         slot.edges |= edge;
         if !slot.marks.contains(Mark::WOKEN) {
             slot.marks.insert(Mark::WOKEN);
-            self.woken.push(index);
+            if slot.marks.contains(Mark::INLINE) {
+                self.inbox.conns.push_back(index);
+            } else {
+                self.woken.push(index);
+            }
         }
     }
 
@@ -391,6 +441,13 @@ impl Shard {
             && let Some(event) = slot.conn.poll_event()
         {
             self.on_event(now, index, event);
+        }
+        if self
+            .slots
+            .at(index)
+            .is_some_and(|s| s.marks.contains(Mark::MARKED))
+        {
+            self.settle_marks(index);
         }
         self.mark_dirty(index);
     }
@@ -463,6 +520,7 @@ impl Shard {
     /// Removes a connection from every table.
     pub(super) fn forget(&mut self, index: u32) {
         self.leave_listener(index);
+        self.end_marks(index);
         self.timers.cancel(index);
         if let Some(slot) = self.slots.remove(index) {
             let key = FlowKey::new(slot.local, slot.remote);

@@ -12,6 +12,7 @@ use super::link::HopCache;
 use super::listeners::NO_LISTENER;
 use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
+use super::zero_copy::{may_send, nothing_to_read};
 use crate::tcp::{Config, Connection, Payload, Ports, State};
 use crate::time::Instant;
 use crate::zbuf::Slice;
@@ -61,6 +62,7 @@ impl Shard {
             local,
             remote,
             hop: HopCache::default(),
+            completions: None,
         };
         let slab_key = self.slots.insert(slot).map_err(|_| OpenError::TableFull)?;
         self.flows.insert(key, Flow::Connection(slab_key.index));
@@ -90,20 +92,12 @@ impl Shard {
         more: bool,
     ) -> Result<usize, SendError> {
         let slot = self.slots.get_mut(slot_key(id)).ok_or(SendError::Stale)?;
-        if let Some(error) = slot.error.take() {
-            return Err(SendError::Failed(error));
-        }
-        match slot.conn.state() {
-            State::SynSent | State::SynReceived if !slot.conn.is_send_closed() => {
-                return Err(SendError::NotConnected);
-            }
-            State::Established | State::CloseWait if !slot.conn.is_send_closed() => {}
-            _ => return Err(SendError::BrokenPipe),
-        }
+        may_send(slot)?;
         let wanted: usize = bufs.iter().map(|b| b.len()).sum();
         let mut room = slot.conn.send_space();
         if room == 0 && wanted > 0 {
             slot.conn.want_write();
+            slot.marks.insert(Mark::WANTS_ROOM);
             return Err(SendError::WouldBlock);
         }
         let segment = slot.conn.mss() as usize;
@@ -142,10 +136,12 @@ impl Shard {
         }
         if sent < wanted {
             slot.conn.want_write();
+            slot.marks.insert(Mark::WANTS_ROOM);
         }
         self.stats.bytes_out += sent as u64;
         self.stats.bytes_copied_out += sent as u64;
         self.mark_dirty(id.index);
+        self.answered(id.index);
         Ok(sent)
     }
 
@@ -163,20 +159,7 @@ impl Shard {
         let slot = self.slots.get_mut(slot_key(id)).ok_or(RecvError::Stale)?;
         let readable = slot.conn.readable_bytes();
         if readable == 0 || slot.marks.contains(Mark::READ_SHUT) {
-            // As on Linux, a stream that has ended in order stays ended, whatever came after.
-            if slot.conn.recv_finished() {
-                return Ok(0);
-            }
-            if let Some(error) = slot.error.take() {
-                return Err(RecvError::Failed(error));
-            }
-            if slot.marks.contains(Mark::READ_SHUT) || slot.conn.state() == State::Closed {
-                return Ok(0);
-            }
-            return match slot.conn.state() {
-                State::SynSent | State::SynReceived => Err(RecvError::NotConnected),
-                _ => Err(RecvError::WouldBlock),
-            };
+            return nothing_to_read(slot).map(|()| 0);
         }
         let wanted: usize = bufs.iter().map(|b| b.len()).sum();
         let received = if mode.discard {
@@ -199,6 +182,7 @@ impl Shard {
             slot.conn.shutdown_write(now);
             self.wake(id.index, Ready::OUT);
             self.after_input(now, id.index);
+            self.answered(id.index);
         }
     }
 
@@ -222,6 +206,8 @@ impl Shard {
             Close::Abort => slot.conn.abort(now),
         }
         self.after_input(now, id.index);
+        self.orphan_marks(id.index);
+        self.answered(id.index);
     }
 
     /// What can be done with the connection now, by the rules of Linux's `tcp_poll`.

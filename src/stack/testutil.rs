@@ -3,7 +3,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::{Shard, ShardParts, Wakeup};
+use super::{Dispatch, Shard, ShardParts, Wakeup};
 use crate::control::{ControlHandle, Neighbour, NeighbourState, Tables};
 use crate::device::Device;
 use crate::device::pair::{PairConfig, local};
@@ -112,6 +112,30 @@ impl Two {
             end.turn(self.now);
             end.take_wakeups(wakeups);
         }
+    }
+
+    /// Turns end `n` once, calling an application.
+    pub fn turn_with<D: Dispatch>(&mut self, n: usize, dispatch: &mut D) {
+        if let (Some(end), Some(wakeups)) = (self.ends.get_mut(n), self.wakeups.get_mut(n)) {
+            end.turn_with(self.now, dispatch);
+            end.take_wakeups(wakeups);
+        }
+    }
+
+    /// As [`Two::settle`], where end 0 has an inline application.
+    pub fn settle_with<D: Dispatch>(&mut self, dispatch: &mut D) {
+        for _ in 0..10_000 {
+            let [a, b] = &mut self.ends;
+            let mut idle = a.turn_with(self.now, dispatch).is_idle();
+            idle &= b.turn(self.now).is_idle() && !a.has_inline_work();
+            for (end, wakeups) in self.ends.iter_mut().zip(&mut self.wakeups) {
+                end.take_wakeups(wakeups);
+            }
+            if idle {
+                return;
+            }
+        }
+        panic!("two shards talk for ever");
     }
 
     /// Turns both ends in turn until neither does anything, without letting time pass.

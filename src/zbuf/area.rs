@@ -181,7 +181,15 @@ impl Area {
     /// # Errors
     /// [`FreeError`], counted: `AlreadyFree` if it holds none.
     pub fn ref_ptr(&self, pointer: *const u8) -> Result<(), FreeError> {
-        let found = self.find(pointer)?;
+        self.try_ref_ptr(pointer).map_err(|error| self.count(error))
+    }
+
+    /// The same, without counting an error: there may be another way.
+    ///
+    /// # Errors
+    /// As [`Area::ref_ptr`].
+    pub fn try_ref_ptr(&self, pointer: *const u8) -> Result<(), FreeError> {
+        let found = self.look_up(pointer).ok_or(FreeError::Foreign)?;
         let raise = |word| {
             let Lent { held, returned } = Lent::unpack(word);
             let held = held.checked_add(1).filter(|_| held > 0)?;
@@ -193,7 +201,7 @@ impl Area {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, raise)
         {
             Ok(_) => Ok(()),
-            Err(_) => Err(self.count(FreeError::AlreadyFree)),
+            Err(_) => Err(FreeError::AlreadyFree),
         }
     }
 

@@ -258,6 +258,12 @@ impl Pool {
         self.core().lent.get() as usize
     }
 
+    /// Whether applications hold so much that what they are given from now on is to be a copy:
+    /// half of all that the link could receive into.
+    pub fn lends_too_much(&self) -> bool {
+        self.lent() >= self.config.zones * OBJECT_COUNT[self.rx_class] / 2
+    }
+
     /// The area that the pool's zones are of.
     pub fn area(&self) -> &Arc<Area> {
         &self.area
@@ -359,7 +365,8 @@ impl Pool {
         {
             return Err(self.area.count(FreeError::Foreign));
         }
-        if Lent::unpack(found.ctx.lent.load(Ordering::Acquire)).held == 0 {
+        let held = Lent::unpack(found.ctx.lent.load(Ordering::Acquire)).held;
+        if held == 0 && found.ctx.exposed.get() == 0 {
             return Err(self.area.count(FreeError::AlreadyFree));
         }
         // The application's plain reference cannot go while we are here: draining needs the lock.
@@ -393,10 +400,32 @@ impl Pool {
         if !found.belongs_to(self.core) {
             return Err(self.area.count(FreeError::Foreign));
         }
-        match Lent::unpack(found.ctx.lent.load(Ordering::Acquire)).held {
+        let held = Lent::unpack(found.ctx.lent.load(Ordering::Acquire)).held;
+        match held.saturating_add(found.ctx.exposed.get()) {
             0 => Err(self.area.count(FreeError::AlreadyFree)),
             held => Ok(held == 1 && found.ctx.refs.get() == 1),
         }
+    }
+
+    /// Gives the application a reference to the object that `pointer` points into, which is
+    /// before it in a callback ([`Slice::expose`]).
+    ///
+    /// # Errors
+    /// [`FreeError`], counted.
+    pub fn lend_exposed(&self, pointer: *const u8) -> Result<(), FreeError> {
+        let found = self.area.find(pointer)?;
+        if !found.belongs_to(self.core) {
+            return Err(self.area.count(FreeError::Foreign));
+        }
+        if found.ctx.exposed.get() == 0 {
+            return Err(self.area.count(FreeError::AlreadyFree));
+        }
+        found.ctx.refs.set(found.ctx.refs.get().saturating_add(1));
+        let start = found.ctx.data_start.get() as usize;
+        // SAFETY: an object in use; empty and within it; the reference is the one just taken.
+        let slice = unsafe { Slice::from_parts(found.place, found.class, start, 0) };
+        let _the_application_has_its_address = slice.lend();
+        Ok(())
     }
 
     fn core(&self) -> &Core {
@@ -415,6 +444,7 @@ impl Pool {
         // SAFETY: the free list holds existing objects only.
         let ctx = unsafe { place.ctx() };
         ctx.refs.set(1);
+        ctx.exposed.set(0);
         ctx.data_start.set(headroom as u32);
         ctx.used_end.set(headroom as u32);
         Some(place)

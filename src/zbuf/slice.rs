@@ -287,6 +287,25 @@ impl Slice {
         }
     }
 
+    /// Shows the bytes to the application for the time of a callback, without a reference and
+    /// without an atomic operation: it may send them ([`super::Pool::slice_from_lent`]) or keep
+    /// them ([`super::Pool::lend_exposed`]) until [`Slice::withdraw`].
+    pub fn expose(&self) -> Loan {
+        let ctx = self.ctx();
+        ctx.exposed.set(ctx.exposed.get().saturating_add(1));
+        ctx.used_end.set(self.object_bytes() as u32);
+        Loan {
+            start: self.addressable().0,
+            len: self.len(),
+        }
+    }
+
+    /// Ends one [`Slice::expose`].
+    pub fn withdraw(&self) {
+        let ctx = self.ctx();
+        ctx.exposed.set(ctx.exposed.get().saturating_sub(1));
+    }
+
     /// The slice's start and its offset in the pool's memory, moved back by one if that is the
     /// object's end, so that both are addresses of this object.
     fn addressable(&self) -> (NonNull<u8>, u64) {

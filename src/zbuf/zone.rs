@@ -52,6 +52,9 @@ pub(super) struct Ctx {
     /// The next object of the free list or of the remote list; an object is never on both,
     /// because what is on the remote list has a reference.
     pub(super) next: AtomicU32,
+    /// How many times a callback of the application, on the thread that holds the pool's lock,
+    /// has the object before it without a reference of its own. ([`super::Slice::expose`])
+    pub(super) exposed: Cell<u32>,
     /// References that an application holds, see [`Lent`].
     pub(super) lent: AtomicU64,
 }

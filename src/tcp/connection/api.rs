@@ -10,6 +10,7 @@ use super::super::state::{Input, State};
 use super::super::timers::Timer;
 use super::{Connection, Event, Flags};
 use crate::time::{Duration, Instant};
+use crate::wire::SeqNum;
 
 /// Writing.
 impl<P: Payload> Connection<P> {
@@ -83,6 +84,16 @@ impl<P: Payload> Connection<P> {
         self.tx.fin
             || self.flags.intersects(Flags::ORPHAN | Flags::CLOSE_QUEUED)
             || self.state == State::Closed
+    }
+
+    /// The sequence number after the last byte written.
+    pub fn write_seq(&self) -> SeqNum {
+        self.tx.queue.end()
+    }
+
+    /// Everything before this sequence number is acknowledged.
+    pub fn acked_seq(&self) -> SeqNum {
+        self.tx.una
     }
 
     /// The application found no room: [`Event::Writable`] is to follow.
