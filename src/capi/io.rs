@@ -15,7 +15,7 @@ use crate::time::Duration;
 /// The stream behind a descriptor. All else, luna's listeners and epoll sets included, gets the
 /// kernel's answer.
 #[inline]
-fn stream_behind(fd: c_int) -> Option<Pin> {
+pub(super) fn stream_behind(fd: c_int) -> Option<Pin> {
     let pin = pin_active(fd)?;
     fork::check();
     (pin.kind() == Kind::Stream).then_some(pin)

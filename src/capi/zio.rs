@@ -2,10 +2,16 @@
 
 use core::ffi::{c_int, c_void};
 
-use libc::ssize_t;
+use core::slice;
 
-use super::macros::entry;
-use crate::sys::Errno;
+use libc::{iovec, msghdr, ssize_t};
+
+use super::io::stream_behind;
+use super::macros::{entry, forward};
+use super::memory::VECTORS_MAX;
+use crate::socket::zero_copy::{self, Completion, Piece, Received};
+use crate::socket::{self, buffers, fork};
+use crate::sys::{self, Errno};
 
 /// Some bytes of one packet buffer.
 #[repr(C)]
@@ -38,6 +44,16 @@ pub struct luna_zcompletion {
     pub flags: u32,
 }
 
+impl From<Completion> for luna_zcompletion {
+    fn from(done: Completion) -> Self {
+        Self {
+            token: done.token,
+            status: done.error.map_or(0, Errno::raw_os_error),
+            flags: if done.copied { LUNA_Z_COPIED } else { 0 },
+        }
+    }
+}
+
 /// The bytes were copied.
 pub const LUNA_Z_COPIED: u32 = 1;
 
@@ -68,8 +84,112 @@ pub unsafe extern "C" fn luna_zreadv(
     iovcnt: c_int,
     flags: c_int,
 ) -> c_int {
-    let _ = (fd, iov, iovcnt, flags);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let room = element_count(iovcnt)?;
+        if flags & !libc::MSG_DONTWAIT != 0 {
+            return Err(Errno::INVAL);
+        }
+        if iov.is_null() {
+            return Err(Errno::FAULT);
+        }
+        // SAFETY: not null, and the caller vouches for the room; every bit pattern is valid.
+        let iov = unsafe { slice::from_raw_parts_mut(iov, room) };
+        if let Some(pin) = stream_behind(fd) {
+            let pieces = zero_copy::recv(&pin, room, flags)?;
+            for (place, piece) in iov.iter_mut().zip(&pieces) {
+                *place = luna_ziov::of(piece);
+            }
+            return Ok(pieces.len() as c_int);
+        }
+        fork::check();
+        let Some(piece) = read_kernel(fd, flags)? else {
+            return Ok(0);
+        };
+        if let Some(place) = iov.first_mut() {
+            *place = luna_ziov::of(&piece);
+        }
+        Ok(1)
+    })
+}
+
+/// Reads into a buffer of our own; `None` at the end.
+fn read_kernel(fd: c_int, flags: c_int) -> Result<Option<Received>, Errno> {
+    let mut bytes = [0u8; KERNEL_READ_BYTES];
+    let (none, at) = (core::ptr::null_mut::<c_void>(), bytes.as_mut_ptr());
+    let received = match forward!(recvfrom, fd, at, KERNEL_READ_BYTES, flags, none, none) {
+        Err(Errno::NOTSOCK) => forward!(read, fd, at, KERNEL_READ_BYTES),
+        other => other,
+    }?;
+    let bytes = bytes.get(..received).unwrap_or(&[]);
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let loan = buffers::copy_apart(bytes)?;
+    Ok(Some(Received { loan, copied: true }))
+}
+
+/// How much of a kernel socket's bytes one call receives.
+const KERNEL_READ_BYTES: usize = 16384;
+
+impl luna_ziov {
+    pub(super) fn of(piece: &Received) -> Self {
+        Self {
+            base: piece.loan.as_ptr().cast(),
+            len: piece.loan.len(),
+            token: 0,
+            flags: if piece.copied { LUNA_Z_COPIED } else { 0 },
+            reserved: 0,
+        }
+    }
+}
+
+fn element_count(count: c_int) -> Result<usize, Errno> {
+    usize::try_from(count)
+        .ok()
+        .filter(|&count| (1..=VECTORS_MAX).contains(&count))
+        .ok_or(Errno::INVAL)
+}
+
+/// Elements that are looked at without an allocation.
+const FEW: usize = 16;
+
+/// What the caller's elements say.
+///
+/// # Safety
+///
+/// `iov` must have `count` elements, each of readable memory, for `'a`.
+pub(super) unsafe fn with_pieces<'a, R>(
+    iov: *const luna_ziov,
+    count: c_int,
+    f: impl FnOnce(&[Piece<'a>]) -> Result<R, Errno>,
+) -> Result<R, Errno> {
+    let count = element_count(count)?;
+    if iov.is_null() {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: not null, and the caller vouches for the range.
+    let elements = unsafe { slice::from_raw_parts(iov, count) };
+    let pieces = elements.iter().map(|element| {
+        if element.base.is_null() && element.len != 0 {
+            return Err(Errno::FAULT);
+        }
+        if isize::try_from(element.len).is_err() {
+            return Err(Errno::INVAL);
+        }
+        let bytes = if element.len == 0 {
+            &[]
+        } else {
+            // SAFETY: the caller vouches for what the elements name.
+            unsafe { slice::from_raw_parts(element.base.cast::<u8>(), element.len) }
+        };
+        let token = element.token;
+        Ok(Piece { bytes, token })
+    });
+    if count <= FEW {
+        f(&pieces.collect::<Result<arrayvec::ArrayVec<_, FEW>, Errno>>()?)
+    } else {
+        f(&pieces.collect::<Result<Vec<_>, Errno>>()?)
+    }
 }
 
 /// Sends without copying: takes a reference to each buffer until the peer has acknowledged it
@@ -82,8 +202,8 @@ pub unsafe extern "C" fn luna_zreadv(
 /// with the same token. An element that was not taken is as if it had never been given.
 ///
 /// Works on every descriptor that can be written: elsewhere the bytes are copied, and the
-/// completion, which says so, is there at once. Bytes that are not in a buffer, or in one of
-/// another shard, are copied too.
+/// completion, which says so, is there at once. On the stack, bytes that are not in a buffer, or
+/// in one of another shard, are copied too; the completion says so when they are acknowledged.
 ///
 /// `flags`: `MSG_DONTWAIT`, `MSG_MORE`, `MSG_NOSIGNAL`.
 ///
@@ -102,8 +222,48 @@ pub unsafe extern "C" fn luna_zwritev(
     iovcnt: c_int,
     flags: c_int,
 ) -> ssize_t {
-    let _ = (fd, iov, iovcnt, flags);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        if flags & !SEND_FLAGS != 0 {
+            return Err(Errno::INVAL);
+        }
+        let send = |pieces: &[Piece<'_>]| match stream_behind(fd) {
+            Some(pin) => zero_copy::send(&pin, pieces, flags),
+            None => write_kernel(fd, pieces, flags),
+        };
+        // SAFETY: the caller's contract.
+        let sent = unsafe { with_pieces(iov, iovcnt, send) }?;
+        ssize_t::try_from(sent).map_err(|_| Errno::INVAL)
+    })
+}
+
+/// What `luna_zwritev` understands.
+pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_MORE | libc::MSG_NOSIGNAL;
+
+/// Writes, and completes what was written whole.
+fn write_kernel(fd: c_int, pieces: &[Piece<'_>], flags: c_int) -> Result<usize, Errno> {
+    fork::check();
+    let vectors: Vec<iovec> = pieces
+        .iter()
+        .map(|piece| iovec {
+            iov_base: piece.bytes.as_ptr().cast_mut().cast(),
+            iov_len: piece.bytes.len(),
+        })
+        .collect();
+    // SAFETY: all zero is a message without a name, vectors or control.
+    let mut message: msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = vectors.as_ptr().cast_mut();
+    message.msg_iovlen = vectors.len();
+    let sent = match forward!(sendmsg, fd, &raw const message, flags) {
+        Err(Errno::NOTSOCK) => forward!(writev, fd, vectors.as_ptr(), vectors.len()),
+        other => other,
+    }?;
+    let mut end = 0;
+    let whole = pieces.iter().take_while(|piece| {
+        end += piece.bytes.len();
+        end <= sent
+    });
+    zero_copy::completed_by_kernel(fd, whole.map(|piece| piece.token));
+    Ok(sent)
 }
 
 /// Fetches completions of what was sent with a token on `fd`, up to `max`; returns how many.
@@ -122,6 +282,28 @@ pub unsafe extern "C" fn luna_zcompletions(
     completions: *mut luna_zcompletion,
     max: c_int,
 ) -> c_int {
-    let _ = (fd, completions, max);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let max = usize::try_from(max).map_err(|_| Errno::INVAL)?;
+        if completions.is_null() && max > 0 {
+            return Err(Errno::FAULT);
+        }
+        let pin = if fd == zero_copy::CLOSED {
+            None
+        } else {
+            sys::descriptor_flags(fd)?;
+            socket::pin_checked(fd)
+        };
+        if max == 0 {
+            return Ok(0);
+        }
+        // SAFETY: not null, and the caller vouches for the room; every bit pattern is valid.
+        let places = unsafe { slice::from_raw_parts_mut(completions, max) };
+        let mut places = places.iter_mut();
+        let count = zero_copy::completions(fd, pin.as_ref(), max, |done| {
+            if let Some(place) = places.next() {
+                *place = done.into();
+            }
+        });
+        Ok(c_int::try_from(count).unwrap_or(c_int::MAX))
+    })
 }

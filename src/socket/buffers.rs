@@ -111,6 +111,19 @@ pub fn alloc_apart(bytes: usize) -> Result<Loan, Errno> {
     lent.ok().flatten().ok_or(Errno::NOMEM)
 }
 
+/// A copy of `bytes` (at most [`OBJECT_BYTES_MAX`]) in a buffer that no link knows.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub fn copy_apart(bytes: &[u8]) -> Result<Loan, Errno> {
+    let copied = apart()?.cell.with(|pool| {
+        pool.drain_remote();
+        pool.copy_in(bytes).map(crate::zbuf::Slice::lend)
+    });
+    copied.ok().flatten().ok_or(Errno::NOMEM)
+}
+
 fn area_of(pointer: *const u8) -> Option<&'static Area> {
     if let Some((_, area)) = runtime::memory_at(pointer.addr()) {
         return Some(area);

@@ -4,7 +4,7 @@
 use std::os::fd::RawFd;
 
 use super::description::{Kind, Pin, release};
-use super::{connect, fork, listener, runtime, table};
+use super::{connect, fork, listener, runtime, table, zero_copy};
 use crate::stack::{Close, Ready};
 use crate::sys::{self, Errno, internal};
 use crate::time::Duration;
@@ -21,6 +21,7 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
     if internal::is_internal(fd) {
         return Err(Errno::BADF);
     }
+    zero_copy::closes(fd);
     let Some(id) = table::lookup(fd) else {
         return sys::close(fd);
     };

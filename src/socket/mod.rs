@@ -31,6 +31,7 @@ pub mod stream;
 pub mod table;
 pub mod tcp_info;
 pub mod totals;
+pub mod zero_copy;
 
 #[cfg(any(test, feature = "testutil"))]
 #[allow(

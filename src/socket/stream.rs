@@ -18,12 +18,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// `MSG_ERRQUEUE`, and what Linux ignores on TCP, are not in here.
 const MSG_URGENT: i32 = libc::MSG_OOB;
 
-fn name(pin: &Pin) -> Result<StreamName, Errno> {
+pub(super) fn name(pin: &Pin) -> Result<StreamName, Errno> {
     pin.stream().ok_or(Errno::NOTCONN)
 }
 
 /// Runs `f` on the stream's shard.
-fn on_shard<R: Send>(
+pub(super) fn on_shard<R: Send>(
     name: StreamName,
     f: impl FnOnce(&mut crate::stack::Shard) -> R + Send,
 ) -> Result<R, Errno> {
@@ -54,7 +54,7 @@ pub fn take_error(pin: &Pin) -> Option<Errno> {
     Some(errno::of_connection(error))
 }
 
-fn is_connecting(pin: &Pin) -> bool {
+pub(super) fn is_connecting(pin: &Pin) -> bool {
     pin.socket.lock().phase == Phase::Connecting
 }
 
@@ -214,23 +214,23 @@ fn wait_for_more(pin: &Pin, deadline: Option<Instant>) -> Result<Ready, Errno> {
     }
 }
 
-fn recv_failed(pin: &Pin, error: RecvError) -> Result<usize, Errno> {
+pub(super) fn recv_failed(pin: &Pin, error: RecvError) -> Result<usize, Errno> {
     match error {
         RecvError::Stale if !pin.is_closed() => Err(Errno::NOTCONN),
         error => Err(errno::of_recv(error)),
     }
 }
 
-fn recv_deadline(pin: &Pin) -> Option<Instant> {
+pub(super) fn recv_deadline(pin: &Pin) -> Option<Instant> {
     blocking::deadline(pin.socket.lock().options.rcv_timeout)
 }
 
-fn send_deadline(pin: &Pin) -> Option<Instant> {
+pub(super) fn send_deadline(pin: &Pin) -> Option<Instant> {
     blocking::deadline(pin.socket.lock().options.snd_timeout)
 }
 
 #[inline]
-fn is_nonblocking(pin: &Pin, flags: i32) -> bool {
+pub(super) fn is_nonblocking(pin: &Pin, flags: i32) -> bool {
     flags & libc::MSG_DONTWAIT != 0 || pin.is_nonblocking()
 }
 
@@ -332,7 +332,7 @@ fn after<'a>(bufs: &'a [IoSlice<'_>], mut skip: usize) -> Vec<IoSlice<'a>> {
 }
 
 /// A blocking call waits until the pool has memory again.
-fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
+pub(super) fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
     let soon = runtime::now() + LOOK_AGAIN;
     let until = deadline.map_or(soon, |deadline| deadline.min(soon));
     match blocking::wait(pin, Ready::HUP, Some(until)) {
@@ -341,7 +341,7 @@ fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<(), Errno> {
     }
 }
 
-fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
+pub(super) fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
     match error {
         SendError::Stale if !pin.is_closed() => Err(Errno::PIPE),
 

@@ -299,7 +299,10 @@ fn a_connection_may_be_closed_in_its_own_callback() {
     assert_eq!(two.ends[0].population().0, 0);
     two.now += Duration::from_millis(10);
     two.settle_with(&mut app);
-    assert!(recv(&mut two, c).is_ok_and(|bytes| bytes.is_empty()), "its FIN");
+    assert!(
+        recv(&mut two, c).is_ok_and(|bytes| bytes.is_empty()),
+        "its FIN"
+    );
 }
 
 #[test]
