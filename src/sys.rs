@@ -5,6 +5,7 @@
 //! safely (its `linux_raw` backend issues system calls inline) is used from there; this module
 //! has what it lacks, and what must work on descriptor numbers that the application owns.
 
+mod confined;
 mod event;
 mod fd;
 mod guard;
@@ -14,6 +15,7 @@ mod lock;
 #[cfg(test)]
 pub(crate) mod signals;
 
+pub use confined::{Confined, Entered};
 pub use event::*;
 pub use fd::*;
 pub use guard::{ForkState, fork_guard_rearm, fork_state};

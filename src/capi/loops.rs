@@ -4,15 +4,54 @@ use core::ffi::{c_int, c_void};
 
 use libc::{sockaddr, socklen_t, ssize_t};
 
+use super::loop_calls::{C, Function, Watcher};
 use super::macros::entry;
-use super::zio::{luna_zcompletion, luna_ziov};
+use super::memory;
+use super::zio::{SEND_FLAGS, luna_zcompletion, luna_ziov, with_pieces};
+use crate::socket::event_loop::{Loop, Options};
+use crate::socket::zero_copy::Piece;
 use crate::sys::Errno;
+use crate::time::Duration;
 
 /// An event loop that owns a shard while it runs.
 #[allow(non_camel_case_types, reason = "a C name")]
 #[derive(Debug)]
 pub struct luna_loop {
-    _private: (),
+    inner: Loop<C>,
+}
+
+/// # Safety
+///
+/// `at` is null or came from `luna_loop_create`, and has not been destroyed.
+unsafe fn loop_at<'a>(at: *mut luna_loop) -> Result<&'a Loop<C>, Errno> {
+    // SAFETY: the caller's contract.
+    let found = unsafe { at.as_ref() }.ok_or(Errno::FAULT)?;
+    Ok(&found.inner)
+}
+
+/// # Safety
+///
+/// `at` is null or points to a table of which `size` tells the size, for as long as `C` is used.
+unsafe fn callbacks_at(at: *const luna_loop_callbacks) -> Result<C, Errno> {
+    if at.is_null() {
+        return Err(Errno::FAULT);
+    }
+    // SAFETY: not null, and the caller vouches for the size.
+    let size = unsafe { (&raw const (*at).size).read() } as usize;
+    if size < size_of::<luna_loop_callbacks>() {
+        return Err(Errno::INVAL);
+    }
+    Ok(C::new(at))
+}
+
+/// # Safety
+///
+/// `at` is null or points to a handle.
+unsafe fn store(at: *mut u64, handle: u64) {
+    // SAFETY: the caller's contract.
+    if let Some(place) = unsafe { at.as_mut() } {
+        *place = handle;
+    }
 }
 
 /// How a loop is to be. Zero is the default of everything but `size`.
@@ -122,8 +161,25 @@ pub type LunaLoopWatcher =
 /// `EMFILE`, `ENOMEM`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_create(options: *const luna_loop_options) -> *mut luna_loop {
-    let _ = options;
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let mut wanted = Options::default();
+        // SAFETY: the caller's contract.
+        if let Some(options) = unsafe { options.as_ref() } {
+            if (options.size as usize) < size_of::<luna_loop_options>()
+                || options.flags & !LUNA_LOOP_BUSY != 0
+                || options.reserved != 0
+            {
+                return Err(Errno::INVAL);
+            }
+            wanted.busy = options.flags & LUNA_LOOP_BUSY != 0;
+            wanted.shard = (options.shard as usize).checked_sub(1);
+        }
+        let inner = Loop::new(wanted)?;
+        let made = Box::into_raw(Box::new(luna_loop { inner }));
+        // SAFETY: just made.
+        unsafe { &*made }.inner.set_context(made as usize);
+        Ok(made)
+    })
 }
 
 /// Ends a loop: resets its connections, closes its listeners, and frees it. Completions come
@@ -138,8 +194,13 @@ pub unsafe extern "C" fn luna_loop_create(options: *const luna_loop_options) -> 
 /// `EBUSY` while it runs; it goes on then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_destroy(loop_: *mut luna_loop) -> c_int {
-    let _ = loop_;
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.shut()?;
+        // SAFETY: made by `Box::into_raw`; the caller gives it up, and it does not run.
+        drop(unsafe { Box::from_raw(loop_) });
+        Ok(0)
+    })
 }
 
 /// Runs until `luna_loop_stop`. The calling thread owns the loop, and its shard, meanwhile.
@@ -153,8 +214,8 @@ pub unsafe extern "C" fn luna_loop_destroy(loop_: *mut luna_loop) -> c_int {
 /// `EBUSY` if it runs already; `EINTR` never: signal handlers run, and it goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_run(loop_: *mut luna_loop) -> c_int {
-    let _ = loop_;
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({ unsafe { loop_at(loop_) }?.run().map(|()| 0) })
 }
 
 /// Runs one round, waiting for at most `timeout` milliseconds (−1: as long as it takes) for
@@ -169,8 +230,11 @@ pub unsafe extern "C" fn luna_loop_run(loop_: *mut luna_loop) -> c_int {
 /// `EBUSY` if it runs already.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_turn(loop_: *mut luna_loop, timeout: c_int) -> c_int {
-    let _ = (loop_, timeout);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let patience = u64::try_from(timeout).ok().map(Duration::from_millis);
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.turn(patience).map(c_int::from)
+    })
 }
 
 /// Makes `luna_loop_run` return, now or, if it has not begun, as soon as it does. Any thread;
@@ -185,8 +249,11 @@ pub unsafe extern "C" fn luna_loop_turn(loop_: *mut luna_loop, timeout: c_int) -
 /// None.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_stop(loop_: *mut luna_loop) -> c_int {
-    let _ = loop_;
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.stop();
+        Ok(0)
+    })
 }
 
 /// Runs a function on the loop's thread, soon; in the order of the calls. Any thread. What is
@@ -205,8 +272,12 @@ pub unsafe extern "C" fn luna_loop_post(
     function: LunaLoopFunction,
     user: *mut c_void,
 ) -> c_int {
-    let _ = (loop_, function, user);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let task = Function::new(function, user).ok_or(Errno::INVAL)?;
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.post(task.into());
+        Ok(0)
+    })
 }
 
 /// Listens on an address, on the stack if its port is one of `LUNA_LISTEN`'s, and in any case on
@@ -229,8 +300,16 @@ pub unsafe extern "C" fn luna_loop_listen(
     user: *mut c_void,
     listener: *mut u64,
 ) -> c_int {
-    let _ = (loop_, addr, addrlen, backlog, callbacks, user, listener);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        // SAFETY: the caller's contract, here and below.
+        let (at, callbacks) = unsafe { (loop_at(loop_)?, callbacks_at(callbacks)?) };
+        // SAFETY: as above.
+        let address = unsafe { memory::address(addr, addrlen) }?;
+        let handle = at.listen(address, backlog, callbacks, user as usize)?;
+        // SAFETY: as above.
+        unsafe { store(listener, handle) };
+        Ok(0)
+    })
 }
 
 /// Connects to an address, over the stack if it is one of `LUNA_CONNECT`'s. `conn` gets the
@@ -253,8 +332,16 @@ pub unsafe extern "C" fn luna_loop_connect(
     user: *mut c_void,
     conn: *mut u64,
 ) -> c_int {
-    let _ = (loop_, addr, addrlen, callbacks, user, conn);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        // SAFETY: the caller's contract, here and below.
+        let (at, callbacks) = unsafe { (loop_at(loop_)?, callbacks_at(callbacks)?) };
+        // SAFETY: as above.
+        let address = unsafe { memory::address(addr, addrlen) }?;
+        let handle = at.connect(address, callbacks, user as usize)?;
+        // SAFETY: as above.
+        unsafe { store(conn, handle) };
+        Ok(0)
+    })
 }
 
 /// Sends without copying, as `luna_zwritev` does; never waits. What was not taken: try again
@@ -276,8 +363,16 @@ pub unsafe extern "C" fn luna_loop_send(
     iovcnt: c_int,
     flags: c_int,
 ) -> ssize_t {
-    let _ = (loop_, conn, iov, iovcnt, flags);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        if flags & !SEND_FLAGS != 0 {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's contract.
+        let at = unsafe { loop_at(loop_) }?;
+        // SAFETY: the caller's contract.
+        let sent = unsafe { with_pieces(iov, iovcnt, |pieces| at.send(conn, pieces, flags)) }?;
+        ssize_t::try_from(sent).map_err(|_| Errno::INVAL)
+    })
 }
 
 /// Sends from ordinary memory, by copying; otherwise as `luna_loop_send`.
@@ -297,8 +392,15 @@ pub unsafe extern "C" fn luna_loop_write(
     len: usize,
     flags: c_int,
 ) -> ssize_t {
-    let _ = (loop_, conn, buf, len, flags);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        if flags & !SEND_FLAGS != 0 {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's contract.
+        let (at, bytes) = unsafe { (loop_at(loop_)?, memory::bytes(buf, len)?) };
+        let sent = at.send(conn, &[Piece { bytes, token: 0 }], flags)?;
+        ssize_t::try_from(sent).map_err(|_| Errno::INVAL)
+    })
 }
 
 /// Sends FIN after what was sent; reading goes on.
@@ -312,8 +414,8 @@ pub unsafe extern "C" fn luna_loop_write(
 /// `EBADF` for a stale handle, `ENOTCONN` if the connection is over.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_shutdown(loop_: *mut luna_loop, conn: u64) -> c_int {
-    let _ = (loop_, conn);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({ unsafe { loop_at(loop_) }?.shutdown(conn).map(|()| 0) })
 }
 
 /// Closes a connection or a listener: what was sent is still delivered, unless `abort` is not
@@ -332,8 +434,12 @@ pub unsafe extern "C" fn luna_loop_close(
     handle: u64,
     abort: c_int,
 ) -> c_int {
-    let _ = (loop_, handle, abort);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({
+        unsafe { loop_at(loop_) }?
+            .close(handle, abort != 0)
+            .map(|()| 0)
+    })
 }
 
 /// Stops (`on` 0) or resumes calling `readable`, so that the peer's window closes.
@@ -347,8 +453,8 @@ pub unsafe extern "C" fn luna_loop_close(
 /// `EBADF` for a stale handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_read(loop_: *mut luna_loop, conn: u64, on: c_int) -> c_int {
-    let _ = (loop_, conn, on);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({ unsafe { loop_at(loop_) }?.read(conn, on != 0).map(|()| 0) })
 }
 
 /// Replaces the pointer that belongs to a connection.
@@ -366,8 +472,12 @@ pub unsafe extern "C" fn luna_loop_set_user(
     conn: u64,
     user: *mut c_void,
 ) -> c_int {
-    let _ = (loop_, conn, user);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({
+        unsafe { loop_at(loop_) }?
+            .set_user(conn, user as usize)
+            .map(|()| 0)
+    })
 }
 
 /// The ends of a connection (or the address of a listener), as `getsockname(2)` and, if `peer`
@@ -388,8 +498,15 @@ pub unsafe extern "C" fn luna_loop_name(
     addr: *mut sockaddr,
     addrlen: *mut socklen_t,
 ) -> c_int {
-    let _ = (loop_, handle, peer, addr, addrlen);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        // SAFETY: the caller's contract.
+        let name = unsafe { loop_at(loop_) }?.name(handle, peer != 0)?;
+        if addr.is_null() {
+            return Err(Errno::FAULT);
+        }
+        // SAFETY: the caller's contract.
+        unsafe { memory::store_address(&name, addr, addrlen) }.map(|()| 0)
+    })
 }
 
 /// 1 if a connection is on the stack, 0 if it is on the kernel (and copied).
@@ -403,8 +520,12 @@ pub unsafe extern "C" fn luna_loop_name(
 /// `EBADF` for a stale handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_is_accelerated(loop_: *mut luna_loop, conn: u64) -> c_int {
-    let _ = (loop_, conn);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({
+        unsafe { loop_at(loop_) }?
+            .is_accelerated(conn)
+            .map(c_int::from)
+    })
 }
 
 /// Calls `function` in `after` nanoseconds, and then every `every` nanoseconds (0: once). `timer`
@@ -426,8 +547,16 @@ pub unsafe extern "C" fn luna_loop_add_timer(
     user: *mut c_void,
     timer: *mut u64,
 ) -> c_int {
-    let _ = (loop_, after, every, function, user, timer);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let task = Function::new(function, user).ok_or(Errno::INVAL)?;
+        let every = (every != 0).then(|| Duration::from_nanos(every));
+        // SAFETY: the caller's contract.
+        let at = unsafe { loop_at(loop_) }?;
+        let handle = at.add_timer(Duration::from_nanos(after), every, task.into())?;
+        // SAFETY: the caller's contract.
+        unsafe { store(timer, handle) };
+        Ok(0)
+    })
 }
 
 /// Cancels a timer; also from its own function.
@@ -441,8 +570,8 @@ pub unsafe extern "C" fn luna_loop_add_timer(
 /// `EBADF` if there is none: it has fired, or was cancelled.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_cancel_timer(loop_: *mut luna_loop, timer: u64) -> c_int {
-    let _ = (loop_, timer);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({ unsafe { loop_at(loop_) }?.cancel_timer(timer).map(|()| 0) })
 }
 
 /// Calls `function` when a descriptor (of the kernel or of luna) is ready for `events`, as
@@ -463,8 +592,13 @@ pub unsafe extern "C" fn luna_loop_watch(
     function: LunaLoopWatcher,
     user: *mut c_void,
 ) -> c_int {
-    let _ = (loop_, fd, events, function, user);
-    entry!({ Err(Errno::NOSYS) })
+    entry!({
+        let task = Watcher::new(function, user).ok_or(Errno::INVAL)?;
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?
+            .watch(fd, events, task.into())
+            .map(|()| 0)
+    })
 }
 
 /// Watches a descriptor no more. To be called before the descriptor is closed.
@@ -478,6 +612,6 @@ pub unsafe extern "C" fn luna_loop_watch(
 /// `ENOENT` if it is not watched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_unwatch(loop_: *mut luna_loop, fd: c_int) -> c_int {
-    let _ = (loop_, fd);
-    entry!({ Err(Errno::NOSYS) })
+    // SAFETY: the caller's contract.
+    entry!({ unsafe { loop_at(loop_) }?.unwatch(fd).map(|()| 0) })
 }

@@ -11,6 +11,7 @@ mod files;
 mod info;
 mod io;
 mod lifecycle;
+mod loop_calls;
 mod loops;
 mod macros;
 mod memory;

@@ -15,6 +15,7 @@ pub mod description;
 pub mod duplicate;
 pub mod epoll;
 pub mod errno;
+pub mod event_loop;
 pub mod exit;
 pub mod fork;
 pub mod listener;

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
 
-use super::description::{Pin, StreamName};
+use super::description::Pin;
 use super::stream::{
     is_connecting, is_nonblocking, name, on_shard, recv_deadline, recv_failed, send_deadline,
     send_failed, wait_for_memory,
@@ -18,7 +18,6 @@ use super::stream::{
 use super::{blocking, buffers, errno, runtime};
 use crate::stack::{ConnId, Ready, RecvError, SendError, Shard};
 use crate::sys::{self, Errno, ForkMutex};
-use crate::time::Instant;
 use crate::zbuf::Loan;
 
 /// Most pieces that one call receives.
@@ -156,13 +155,12 @@ struct Progress {
 fn send_quietly(pin: &Pin, pieces: &[Piece<'_>], flags: i32) -> Result<usize, Errno> {
     let name = name(pin).map_err(|_| Errno::PIPE)?;
     let more = flags & libc::MSG_MORE != 0;
-    let now = runtime::now();
     let mut done = Progress::default();
     let mut deadline = None;
     loop {
         let before = done.bytes;
         let outcome = on_shard(name, |shard| {
-            queue_pieces(now, shard, name, pieces, &mut done, more)
+            queue_pieces(shard, name.conn, pieces, &mut done, more)
         })?;
         if done.bytes > before {
             runtime::after_write(name.shard);
@@ -212,9 +210,8 @@ enum Refused {
 
 /// Queues what there is room for.
 fn queue_pieces(
-    now: Instant,
     shard: &mut Shard,
-    name: StreamName,
+    conn: ConnId,
     pieces: &[Piece<'_>],
     done: &mut Progress,
     more: bool,
@@ -222,18 +219,18 @@ fn queue_pieces(
     while let Some(piece) = pieces.get(done.pieces) {
         let rest = piece.bytes.get(done.of_next..).unwrap_or(&[]);
         let last = done.pieces + 1 == pieces.len();
-        let taken = queue_one(now, shard, name.conn, (rest, piece.token), more || !last);
+        let taken = queue_one(shard, conn, (rest, piece.token), more || !last);
         let taken = match taken {
             Ok(taken) => taken,
             Err(refused) => {
-                shard.end_more(name.conn);
+                shard.end_more(conn);
                 return Err(refused);
             }
         };
         done.bytes += taken;
         if taken < rest.len() {
             done.of_next += taken;
-            shard.end_more(name.conn);
+            shard.end_more(conn);
             return Err(Refused::Send(SendError::WouldBlock));
         }
         done.pieces += 1;
@@ -248,7 +245,6 @@ fn queue_pieces(
 ///
 /// The shard's, or that the application does not hold them.
 fn queue_one(
-    now: Instant,
     shard: &mut Shard,
     conn: ConnId,
     (bytes, token): (&[u8], u64),
@@ -264,7 +260,7 @@ fn queue_one(
             .map_err(Refused::Send);
     }
     shard
-        .send_marked(now, conn, bytes, token, more)
+        .send_marked(runtime::now(), conn, bytes, token, more)
         .map_err(Refused::Send)
 }
 
@@ -274,14 +270,13 @@ fn queue_one(
 ///
 /// As `send`.
 pub fn send_on(
-    now: Instant,
     shard: &mut Shard,
-    name: StreamName,
+    conn: ConnId,
     pieces: &[Piece<'_>],
     more: bool,
 ) -> Result<usize, Errno> {
     let mut done = Progress::default();
-    match queue_pieces(now, shard, name, pieces, &mut done, more) {
+    match queue_pieces(shard, conn, pieces, &mut done, more) {
         Ok(()) => Ok(done.bytes),
         Err(_) if done.bytes > 0 => Ok(done.bytes),
         Err(Refused::Misuse(errno)) => Err(errno),

@@ -164,7 +164,7 @@ impl<A: App> Inline<A> {
             return;
         };
         let own = self.0.accepted(now, shard, token, accepted);
-        shard.adopt(accepted.conn, own);
+        shard.adopt(accepted.conn, own, true);
     }
 
     fn visit(&mut self, now: Instant, shard: &mut Shard, seen: &Seen) {
@@ -227,8 +227,8 @@ const fn key(id: ConnId) -> SlabKey {
 
 impl Shard {
     /// Makes a connection an inline one, with this token. What has happened to it already is
-    /// told at the next dispatch.
-    pub fn adopt(&mut self, id: ConnId, token: u64) {
+    /// told at the next dispatch; that it is connected only if it is not `known`.
+    pub fn adopt(&mut self, id: ConnId, token: u64, known: bool) {
         let Some(slot) = self.slots.get_mut(key(id)) else {
             return;
         };
@@ -236,10 +236,9 @@ impl Shard {
         // Whatever list it was on: what has happened so far is told from its state.
         slot.marks.remove(Mark::WOKEN);
         slot.marks.insert(Mark::INLINE);
-        if slot.conn.state() != State::SynSent {
-            slot.marks.insert(Mark::ANNOUNCED);
-        }
-        let level = self.ready(id) - Ready::OUT;
+        slot.marks.set(Mark::ANNOUNCED, known);
+        let mut level = self.ready(id);
+        level.set(Ready::OUT, !known && level.contains(Ready::OUT));
         self.wake(id.index, level);
     }
 
@@ -272,6 +271,23 @@ impl Shard {
         let slot = self.slots.get(key(id))?;
         let live = slot.marks.contains(Mark::INLINE) && !slot.marks.contains(Mark::DETACHED);
         live.then_some(slot.token)
+    }
+
+    /// The process ends: closes what inline applications have open, in good order.
+    pub fn close_inline(&mut self, now: Instant) {
+        let all: Vec<u32> = self.slots.indices().collect();
+        for index in all {
+            let Some(key) = self.slots.key_at(index) else {
+                continue;
+            };
+            let conn = ConnId {
+                index: key.index,
+                generation: key.generation,
+            };
+            if self.has_mark(conn, Mark::INLINE) {
+                self.release(now, conn);
+            }
+        }
     }
 
     /// Stops or resumes telling of bytes that arrive.

@@ -349,7 +349,7 @@ fn a_connect_that_fails_is_told_and_gone() {
     let c = two.ends[0]
         .connect(now, Two::at(0, 61440), Two::at(1, 81), &config(), 5)
         .unwrap();
-    two.ends[0].adopt(c, 5);
+    two.ends[0].adopt(c, 5, false);
     two.settle_with(&mut app);
     assert_eq!(app.0.told, ["connected 5 Err(Refused)"]);
     assert_eq!(two.ends[0].population(), (0, 0));
@@ -391,7 +391,7 @@ fn the_other_kind_gets_its_wakeups_beside_an_inline_one() {
     two.settle_with(&mut app);
     assert!(two.wakeups[0].iter().any(|wakeup| wakeup.token == 56));
     assert!(app.0.told.is_empty());
-    two.ends[0].adopt(accepted.conn, 99);
+    two.ends[0].adopt(accepted.conn, 99, true);
     two.settle_with(&mut app);
     assert_eq!(app.0.told, ["readable 99 1"], "adopted with what it has");
 }

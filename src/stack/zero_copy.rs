@@ -225,6 +225,15 @@ impl Shard {
         }
     }
 
+    /// Takes the marks that are not acknowledged away from a connection: nothing is told of them.
+    pub fn forget_marks(&mut self, id: ConnId) -> Vec<u64> {
+        let slot = self.slots.get_mut(key(id));
+        let marks = slot.and_then(|slot| slot.completions.as_mut());
+        marks.map_or_else(Vec::new, |marks| {
+            marks.pending.drain(..).map(|lost| lost.mark).collect()
+        })
+    }
+
     /// Gives up to `max` completions of connections that are not the application's any more, and
     /// were not inline, to `take`.
     pub fn take_orphans(&mut self, max: usize, take: impl FnMut(Completion)) {

@@ -283,6 +283,37 @@ pub fn write(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
     }
 }
 
+/// Most buffers that [`send`] gives to the kernel at once.
+const SEND_VECTORS_MAX: usize = 16;
+
+/// `sendmsg(2)` of some buffers, the first few if there are many, with `MSG_NOSIGNAL` and
+/// `MSG_DONTWAIT` besides `flags`.
+///
+/// # Errors
+///
+/// Those of `sendmsg(2)`.
+pub fn send<'a>(
+    fd: RawFd,
+    buffers: impl Iterator<Item = &'a [u8]>,
+    flags: c_int,
+) -> Result<usize, Errno> {
+    let mut vectors = arrayvec::ArrayVec::<libc::iovec, SEND_VECTORS_MAX>::new();
+    for buffer in buffers.take(SEND_VECTORS_MAX) {
+        vectors.push(libc::iovec {
+            iov_base: buffer.as_ptr().cast_mut().cast(),
+            iov_len: buffer.len(),
+        });
+    }
+    // SAFETY: all zero is a message without a name, vectors or control.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = vectors.as_mut_ptr();
+    message.msg_iovlen = vectors.len();
+    let flags = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    let at = &raw const message as usize;
+    // SAFETY: the kernel reads the message and live slices.
+    unsafe { raw(Sysno::sendmsg, [word(fd), at, word(flags), 0, 0, 0]) }
+}
+
 /// `lseek(2)`.
 pub fn lseek(fd: RawFd, offset: i64, whence: c_int) -> Result<i64, Errno> {
     // SAFETY: no pointers.

@@ -120,7 +120,7 @@ impl Set {
 
     /// Something of ours may be ready.
     #[inline]
-    pub(super) fn has_queued(&self) -> bool {
+    pub(crate) fn has_queued(&self) -> bool {
         self.queued.load(Ordering::Acquire) != 0
     }
 

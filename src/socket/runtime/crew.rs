@@ -34,6 +34,8 @@ pub(crate) struct Manner {
     pub(crate) busy: bool,
     /// How long nobody may have turned a shard before the steward does.
     pub(crate) steward_after: Duration,
+    /// A thread per shard turns it, and no other does.
+    pub(crate) dedicated: bool,
 }
 
 impl Default for Manner {
@@ -42,6 +44,7 @@ impl Default for Manner {
             spin: Duration::from_micros(50),
             busy: false,
             steward_after: Duration::from_millis(1),
+            dedicated: false,
         }
     }
 }
@@ -105,6 +108,9 @@ impl<E: Engine> Crew<E> {
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.steward_bell.ring();
+        for lane in &self.lanes {
+            lane.ring_leader();
+        }
     }
 
     #[cfg(test)]
@@ -121,6 +127,15 @@ impl<E: Engine> Crew<E> {
             let mut more = false;
             for (index, lane) in self.lanes.iter().enumerate() {
                 let dirty = me.take_dirty(index);
+                let owner = lane.owner();
+                if owner != super::thread::NOBODY {
+                    // Its loop turns it; what another thread has queued there leaves at once,
+                    // unless the shard's own thread has been told of it.
+                    if dirty && owner != me.number && !self.manner.dedicated {
+                        lane.flush(now, wakeups);
+                    }
+                    continue;
+                }
                 if !dirty && index != home {
                     let leader = lane.leader();
                     if leader != me.number && !is_absent(leader) {
@@ -139,9 +154,20 @@ impl<E: Engine> Crew<E> {
 
     /// Turns one shard unless someone else is at it.
     pub(crate) fn turn_lane(&self, me: &Me, lane: &Lane<E>, now: Instant) {
+        if lane.owner() != super::thread::NOBODY {
+            return;
+        }
         self.with_wakeups(me, |wakeups| {
             let _ = lane.turn(now, false, wakeups);
         });
+    }
+
+    /// Turns a shard that this thread owns; whether there was anything to do.
+    pub(crate) fn turn_own(&self, me: &Me, lane: &Lane<E>, now: Instant) -> bool {
+        self.with_wakeups(me, |wakeups| {
+            lane.turn(now, true, wakeups)
+                .is_some_and(|report| !report.is_idle())
+        })
     }
 
     /// Sends what is queued on a shard.
@@ -150,6 +176,10 @@ impl<E: Engine> Crew<E> {
             return;
         };
         let _ = me.take_dirty(index);
+        if lane.owner() == me.number || self.manner.dedicated {
+            // The loop of this thread, or the shard's own, sends it at its next turn.
+            return;
+        }
         self.with_wakeups(me, |wakeups| lane.flush(SystemClock.now(), wakeups));
     }
 
@@ -181,7 +211,17 @@ impl<E: Engine> Crew<E> {
         result
     }
 
-    fn deliver(&self, wakeups: &mut Vec<Wakeup>) {
+    /// A thread's loop does not own a shard any more.
+    pub(crate) fn disown(&self, lane: &Lane<E>) {
+        lane.disown();
+        if self.steward_asleep.load(Ordering::SeqCst)
+            && self.steward_asleep.swap(false, Ordering::SeqCst)
+        {
+            self.steward_bell.ring();
+        }
+    }
+
+    pub(crate) fn deliver(&self, wakeups: &mut Vec<Wakeup>) {
         for wakeup in wakeups.drain(..) {
             E::deliver(wakeup);
         }

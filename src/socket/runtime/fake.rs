@@ -194,6 +194,24 @@ impl Drop for Hired {
     }
 }
 
+/// Shards' own threads, which end with the test.
+pub(crate) struct Dedicated(Arc<Crew<FakeShard>>, Vec<std::thread::JoinHandle<()>>);
+
+impl Dedicated {
+    pub(crate) fn new(crew: &Arc<Crew<FakeShard>>) -> Self {
+        Self(Arc::clone(crew), super::dedicated::start(crew).unwrap())
+    }
+}
+
+impl Drop for Dedicated {
+    fn drop(&mut self) {
+        self.0.stop();
+        for thread in self.1.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
 static LEVELS: Mutex<Option<HashMap<u64, Ready>>> = Mutex::new(None);
 
 /// Makes a description of a test ready for this, without an event.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::engine::{Engine, Memory};
 use super::thread::{NOBODY, STEWARD};
 use super::wake::Wake;
-use crate::stack::{TurnReport, Wakeup};
+use crate::stack::{Dispatch, Shard, TurnReport, Wakeup};
 use crate::sys::ForkMutex;
-use crate::time::Instant;
+use crate::time::{Clock, Instant, SystemClock};
 use crate::zbuf::ShardCell;
 
 /// "Nobody sleeps on the shard's descriptors."
@@ -24,6 +24,8 @@ pub(crate) struct Lane<E> {
     memory: Option<Memory>,
     /// The thread that watches the device while it waits; [`STEWARD`], or [`NOBODY`].
     leader: AtomicU32,
+    /// The thread whose event loop owns the shard: nobody else turns it or leads it.
+    owner: AtomicU32,
     /// The engine's next deadline as of the last time that anyone was inside.
     deadline: AtomicU64,
     /// Until when the leader sleeps, at the latest; [`AWAKE`].
@@ -44,6 +46,7 @@ impl<E: Engine> Lane<E> {
             fds,
             memory,
             leader: AtomicU32::new(NOBODY),
+            owner: AtomicU32::new(NOBODY),
             deadline: AtomicU64::new(Instant::FAR_FUTURE.as_nanos()),
             asleep_until: AtomicU64::new(AWAKE),
             bell: ForkMutex::new(None),
@@ -151,6 +154,10 @@ impl<E: Engine> Lane<E> {
 
     /// Becomes leader if nobody or the steward is. True: `number` leads now (or did already).
     pub(crate) fn lead(&self, number: u32) -> bool {
+        let owner = self.owner();
+        if owner != NOBODY && owner != number {
+            return false;
+        }
         let mut seen = self.leader.load(Ordering::Relaxed);
         loop {
             if seen == number {
@@ -171,19 +178,61 @@ impl<E: Engine> Lane<E> {
         }
     }
 
+    /// The thread whose loop owns the shard, or [`NOBODY`].
+    #[inline]
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed)
+    }
+
+    /// A thread's loop takes the shard for itself, until [`Lane::disown`].
+    pub(crate) fn own(&self, number: u32) -> bool {
+        let free = self
+            .owner
+            .compare_exchange(NOBODY, number, Ordering::SeqCst, Ordering::Relaxed);
+        if free.is_err() {
+            return false;
+        }
+        if self.leader.swap(number, Ordering::SeqCst) != number {
+            // Whoever sleeps on the device is to find out that it need not.
+            self.ring_leader();
+        }
+        true
+    }
+
+    /// The loop does not run any more.
+    pub(crate) fn disown(&self) {
+        self.owner.store(NOBODY, Ordering::SeqCst);
+        self.leader.store(NOBODY, Ordering::SeqCst);
+    }
+
     /// The steward becomes leader if nobody is.
     pub(crate) fn cover(&self) -> bool {
-        self.leader
-            .compare_exchange(NOBODY, STEWARD, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
+        self.owner() == NOBODY
+            && self
+                .leader
+                .compare_exchange(NOBODY, STEWARD, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
             || self.leader() == STEWARD
     }
 
     /// Gives leadership up; true if it was `number`'s.
     pub(crate) fn resign(&self, number: u32) -> bool {
+        if self.owner() == number {
+            return false;
+        }
         self.leader
             .compare_exchange(number, NOBODY, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Whether a thread waits for the lock.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.cell.is_wanted()
+    }
+
+    /// The lock, for an event loop.
+    pub(crate) fn cell(&self) -> &ShardCell<E> {
+        &self.cell
     }
 
     pub(crate) fn memory(&self) -> Option<&Memory> {
@@ -198,3 +247,38 @@ impl<E: Engine> Lane<E> {
         Instant::from_nanos(self.turned.load(Ordering::Relaxed))
     }
 }
+
+impl Lane<Shard> {
+    /// Turns with an application that is called from within, for as long as there is something
+    /// to do, nobody waits to come in, nothing is to be delivered and `go_on` agrees. Returns
+    /// whether anything was done.
+    pub(crate) fn turn_inline<D: Dispatch + Send>(
+        &self,
+        dispatch: &mut D,
+        out: &mut Vec<Wakeup>,
+        go_on: impl Fn() -> bool + Sync,
+    ) -> bool {
+        let turned = self.cell.with(|shard| {
+            let mut worked = false;
+            for _ in 0..INLINE_TURNS_MAX {
+                let now = SystemClock.now();
+                let report = shard.turn_with(now, dispatch);
+                self.turned.store(now.as_nanos(), Ordering::Relaxed);
+                shard.take_wakeups(out);
+                worked |= !report.is_idle();
+                if report.is_idle() || !out.is_empty() || self.cell.is_wanted() || !go_on() {
+                    break;
+                }
+            }
+            (worked || shard.has_inline_work(), shard.next_deadline())
+        });
+        let Ok((worked, deadline)) = turned else {
+            return false;
+        };
+        self.note_deadline(deadline);
+        worked
+    }
+}
+
+/// Most turns that a loop takes without giving the shard out of its hands.
+const INLINE_TURNS_MAX: u32 = 64;

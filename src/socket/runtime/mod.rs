@@ -11,6 +11,7 @@
 
 pub(crate) mod block;
 pub(crate) mod crew;
+pub(crate) mod dedicated;
 pub(crate) mod engine;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -242,6 +243,23 @@ pub fn retire() {
     }
     runtime.place.close_inherited();
     start::reset();
+}
+
+/// A shard for an event loop that runs on this thread: `number`, counted from 0, or the next that
+/// no loop has asked for. `None`: there is none to be had.
+pub(crate) fn shard_for_loop(number: Option<usize>) -> Option<usize> {
+    static NEXT: core::sync::atomic::AtomicUsize = core::sync::atomic::AtomicUsize::new(0);
+    let shards = shards();
+    match number {
+        Some(number) => (number < shards).then_some(number),
+        None if shards == 0 => None,
+        None => Some(NEXT.fetch_add(1, core::sync::atomic::Ordering::Relaxed) % shards),
+    }
+}
+
+/// Whether this thread is in a callback of an event loop of ours.
+pub fn is_in_callback() -> bool {
+    with_me(|me| me.is_in_callback())
 }
 
 /// The crew, once the runtime is up.

@@ -9,7 +9,9 @@ mod xdp;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::crew::Manner;
-use crate::config::{Config, DeviceSpec};
+use super::steward::{self, Chores};
+use super::{RUNTIME, Runtime, dedicated};
+use crate::config::{Config, DeviceSpec, Mode};
 use crate::device::memif::MemifConfig;
 use crate::socket::policy;
 use crate::sys::{self, ForkMutex};
@@ -120,7 +122,19 @@ fn manner(config: &Config) -> Manner {
         spin: config.spin,
         busy: config.busy,
         steward_after: config.steward_after,
+        dedicated: config.mode == Mode::Dedicated,
     }
+}
+
+/// Starts the threads of a runtime, and makes it the process's.
+fn go(runtime: &'static Runtime, chores: Box<dyn Chores>) -> Result<(), String> {
+    let failed = |error| format!("cannot start a thread: {error}");
+    steward::start(&runtime.crew, chores).map_err(failed)?;
+    if runtime.crew.manner.dedicated {
+        dedicated::start(&&runtime.crew).map_err(failed)?;
+    }
+    RUNTIME.set(runtime);
+    Ok(())
 }
 
 /// A shard's random bytes.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::block::wait_on;
 use super::crew::{Crew, Manner};
-use super::fake::{self, FakeShard, Hired, SOON, attach, socket};
+use super::fake::{self, Dedicated, FakeShard, Hired, SOON, attach, socket};
 use super::thread::with_me;
 use crate::socket::description::{Pin, release};
 use crate::socket::table;
@@ -261,4 +261,82 @@ fn sleeping_has_the_callers_mask() {
         crew.leave(me, soon);
     });
     let _ = Arc::strong_count(&crew);
+}
+
+#[test]
+fn in_dedicated_mode_only_the_shards_own_thread_turns() {
+    for spin in [Duration::ZERO, Duration::from_micros(50)] {
+        let manner = Manner {
+            dedicated: true,
+            spin,
+            ..Manner::default()
+        };
+        let (crew, links) = fake::crew(2, manner);
+        let _steward = Hired::new(&crew);
+        let _threads = Dedicated::new(&crew);
+        let pins: Vec<Pin> = (0..4).map(|_| socket()).collect();
+        let _fds: Vec<_> = pins.iter().map(attach).collect();
+        std::thread::scope(|scope| {
+            let waiters: Vec<_> = pins
+                .iter()
+                .map(|pin| {
+                    scope.spawn(|| {
+                        for _ in 0..100 {
+                            assert_eq!(wait_in(&crew, pin, SOON), Ok(Ready::IN));
+                            fake::set_level(pin.id().to_bits(), Ready::empty());
+                        }
+                        std::thread::current().id()
+                    })
+                })
+                .collect();
+            while waiters.iter().any(|waiter| !waiter.is_finished()) {
+                for (pin, link) in pins.iter().zip(links.iter().cycle()) {
+                    link.send(pin.id(), Ready::IN);
+                }
+                std::thread::yield_now();
+            }
+            let waited: Vec<_> = waiters.into_iter().map(|w| w.join().unwrap()).collect();
+            let own = links[0].turner();
+            assert!(own.is_some() && own != links[1].turner());
+            assert!(
+                links
+                    .iter()
+                    .all(|link| link.turner().is_some_and(|t| !waited.contains(&t)))
+            );
+        });
+        let flushes = links[0].flushes();
+        with_me(|me| crew.flush(me, 0));
+        assert_eq!(
+            links[0].flushes(),
+            flushes,
+            "the application's threads send nothing"
+        );
+    }
+}
+
+#[test]
+fn a_shard_that_a_loop_owns_is_nobody_elses() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let _steward = Hired::new(&crew);
+    let lane = &crew.lanes()[0];
+    assert!(with_me(|me| lane.own(me.number)));
+    let turns = links[0].turns();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            assert!(!with_me(|me| lane.own(me.number)), "it has an owner");
+            let pin = socket();
+            let _fd = attach(&pin);
+            wait_in(&crew, &pin, Duration::from_millis(20))
+        });
+        assert_eq!(other.join().unwrap(), Err(Errno::AGAIN));
+    });
+    assert_eq!(links[0].turns(), turns);
+    let pin = socket();
+    let _fd = attach(&pin);
+    links[0].send(pin.id(), Ready::IN);
+    assert!(with_me(|me| crew.turn_own(me, lane, SystemClock.now())));
+    crew.disown(lane);
+    links[0].send(pin.id(), Ready::IN);
+    let turned = links[0].turns();
+    links[0].until("the steward's turn", |link| link.turns() > turned);
 }

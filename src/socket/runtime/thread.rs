@@ -44,6 +44,8 @@ pub(crate) struct Me {
     away: Cell<Duration>,
     /// How often a non-blocking call found nothing since its last turn.
     misses: Cell<u32>,
+    /// It is in a callback of an event loop of ours.
+    in_callback: Cell<bool>,
     wake: RefCell<Option<Arc<Wake>>>,
     /// Kept for its capacity.
     pub(crate) wakeups: RefCell<Vec<Wakeup>>,
@@ -66,6 +68,7 @@ impl Me {
             left: Cell::new(Instant::ZERO),
             away: Cell::new(Duration::ZERO),
             misses: Cell::new(0),
+            in_callback: Cell::new(false),
             wake: RefCell::new(None),
             wakeups: RefCell::new(Vec::new()),
         }
@@ -145,6 +148,16 @@ impl Me {
     /// What follows is (not) the handling of events.
     pub(crate) fn set_in_loop(&self, in_loop: bool) {
         self.in_loop.set(in_loop);
+    }
+
+    /// Callbacks of an event loop begin or end; returns how it was.
+    pub(crate) fn set_in_callback(&self, on: bool) -> bool {
+        self.in_callback.replace(on)
+    }
+
+    /// Whether waiting would be waiting for itself.
+    pub(crate) fn is_in_callback(&self) -> bool {
+        self.in_callback.get()
     }
 
     /// Whether a sleeper should take over for while it is away. An unknown thread is trusted to

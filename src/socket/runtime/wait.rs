@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::thread::{Me, with_me};
 use super::wake::Wake;
 use crate::sys::{self, Errno, PollFd, SignalSet, set_signal_mask};
-use crate::time::{Duration, Instant};
+use crate::time::{Clock, Duration, Instant, SystemClock};
 
 /// Signals are held back from this long into a wait until its end (they are let through while
 /// it sleeps, and looked for every so often if it never does). A handler that ran while we spin
@@ -89,7 +89,7 @@ impl Drop for Held {
 ///
 /// # Errors
 ///
-/// `EINTR`, and what the condition says.
+/// `EINTR`, `EBUSY` in a callback of an event loop, and what the condition says.
 pub(crate) fn wait<E: Engine, C: Condition>(
     crew: &Crew<E>,
     condition: &mut C,
@@ -97,6 +97,9 @@ pub(crate) fn wait<E: Engine, C: Condition>(
     mask: Option<SignalSet>,
 ) -> Result<Option<C::Output>, Errno> {
     with_me(|me| {
+        if me.is_in_callback() {
+            return look_only(condition, patience);
+        }
         crew.enter(me);
         let mut visit = Visit {
             crew,
@@ -112,6 +115,19 @@ pub(crate) fn wait<E: Engine, C: Condition>(
         drop(visit);
         result
     })
+}
+
+/// In a callback of an event loop, nothing would come while we waited.
+#[cold]
+fn look_only<C: Condition>(
+    condition: &mut C,
+    patience: Patience,
+) -> Result<Option<C::Output>, Errno> {
+    let now = SystemClock.now();
+    match condition.look(now, Look::Thoroughly)? {
+        None if patience.deadline(now) > now => Err(Errno::BUSY),
+        found => Ok(found),
+    }
 }
 
 /// One call's wait.
@@ -140,7 +156,10 @@ impl<E: Engine> Visit<'_, E> {
             return Ok(Some(found));
         }
         loop {
-            if let Some(end) = self.spin(condition, deadline)? {
+            // Where other threads turn the shards, there is nothing to do but sleep.
+            if !self.crew.manner.dedicated
+                && let Some(end) = self.spin(condition, deadline)?
+            {
                 return Ok(end);
             }
             if let Some(end) = self.sleep(condition, deadline)? {

@@ -6,13 +6,13 @@ use core::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+use super::super::Runtime;
 use super::super::crew::Crew;
 use super::super::lane::Lane;
 use super::super::place::{Place, Steer};
-use super::super::steward::{self, Chores};
-use super::super::{RUNTIME, Runtime};
+use super::super::steward::Chores;
 use super::bulletin::Bulletin;
-use super::{manner, secret};
+use super::{go, manner, secret};
 use crate::config::Config;
 use crate::control::{ControlHandle, Discovery, Tables};
 use crate::device::Device;
@@ -131,10 +131,7 @@ fn bring_up(
     );
     let runtime: &'static Runtime = Box::leak(Box::new(Runtime { crew, place }));
     let chores = Box::new(Board(Bulletin::new(config, runtime)));
-    steward::start(&runtime.crew, chores)
-        .map_err(|error| format!("cannot start a thread: {error}"))?;
-    RUNTIME.set(runtime);
-    Ok(())
+    go(runtime, chores)
 }
 
 fn lane(

@@ -5,13 +5,13 @@ use core::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use super::super::Runtime;
 use super::super::crew::Crew;
 use super::super::lane::Lane;
 use super::super::place::{Place, Steer, addresses};
-use super::super::steward::{self, Chores};
-use super::super::{RUNTIME, Runtime};
+use super::super::steward::Chores;
 use super::bulletin::Bulletin;
-use super::{manner, secret};
+use super::{go, manner, secret};
 use crate::config::Config;
 use crate::control::{Change, ControlHandle, Link, Mirror};
 use crate::device::Device;
@@ -144,10 +144,7 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
         broken: false,
         bulletin: Bulletin::new(config, runtime),
     });
-    steward::start(&runtime.crew, chores)
-        .map_err(|error| format!("cannot start a thread: {error}"))?;
-    RUNTIME.set(runtime);
-    Ok(())
+    go(runtime, chores)
 }
 
 /// The shards, with the interface's queues dealt out to them.
