@@ -88,6 +88,9 @@ struct luna_fd_info {
   uint8_t local[LUNA_ADDRESS_BYTES];
   // The peer's end, of a stream.
   uint8_t peer[LUNA_ADDRESS_BYTES];
+  // Bytes of packet memory (whole buffers) that the application holds of what has arrived on
+  // a stream: its receive window is smaller by so much.
+  uint64_t lent_bytes;
 };
 
 // A function that gets the lines that would go to stderr: `userdata`, a `syslog` level, and the
@@ -204,9 +207,11 @@ struct luna_stats {
   uint64_t bytes_out;
   // Of `bytes_in`, those that were copied on their way (0 with `luna_zreadv` and loops).
   uint64_t bytes_copied_in;
-  // Of `bytes_out`, those that were copied (0 with `luna_zwritev` and loops), and those that
-  // the link's driver had to copy.
+  // Of `bytes_out`, those that were copied (0 with `luna_zwritev` and loops).
   uint64_t bytes_copied_out;
+  // Bytes that a link's driver had to copy because the link could not take them where they
+  // were, or because that is slower (AF_XDP without zero copy, several pieces in a frame).
+  uint64_t bytes_copied_by_link;
   // Frames received.
   uint64_t rx_frames;
   // Frames that the link dropped because it had no buffer or no room.
@@ -702,8 +707,9 @@ int luna_sendmmsg(int fd, struct mmsghdr *msgvec, unsigned int vlen, int flags);
 // Those of `sendfile(2)`.
 ssize_t luna_sendfile(int out_fd, int in_fd, off_t *offset, size_t count);
 
-// Makes a loop. Starts the stack if `LUNA_DEV` is set; where there is none (or no shard is
-// free), the loop works all the same, on kernel sockets, and copies.
+// Makes a loop. Starts the stack if `LUNA_DEV` is set; where there is none, the loop works all
+// the same, on kernel sockets, and copies. Where its shard has a loop already, or threads of its
+// own (`LUNA_MODE=dedicated`), it serves that shard's connections over descriptors.
 //
 // `options` may be null.
 //
@@ -713,8 +719,7 @@ ssize_t luna_sendfile(int out_fd, int in_fd, off_t *offset, size_t count);
 //
 // # Errors
 //
-// Null, and `EINVAL` for options that there are not, `EBUSY` if the shard asked for has a loop,
-// `EMFILE`, `ENOMEM`.
+// Null, and `EINVAL` for options and shards that there are not, `EMFILE`, `ENOMEM`.
 struct luna_loop *luna_loop_create(const struct luna_loop_options *options);
 
 // Ends a loop: resets its connections, closes its listeners, and frees it. Completions come
@@ -1233,8 +1238,8 @@ int luna_zreadv(int fd, struct luna_ziov *iov, int iovcnt, int flags);
 // with the same token. An element that was not taken is as if it had never been given.
 //
 // Works on every descriptor that can be written: elsewhere the bytes are copied, and the
-// completion, which says so, is there at once. Bytes that are not in a buffer, or in one of
-// another shard, are copied too.
+// completion, which says so, is there at once. On the stack, bytes that are not in a buffer, or
+// in one of another shard, are copied too; the completion says so when they are acknowledged.
 //
 // `flags`: `MSG_DONTWAIT`, `MSG_MORE`, `MSG_NOSIGNAL`.
 //

@@ -42,6 +42,9 @@ pub struct luna_fd_info {
     pub local: [u8; LUNA_ADDRESS_BYTES],
     /// The peer's end, of a stream.
     pub peer: [u8; LUNA_ADDRESS_BYTES],
+    /// Bytes of packet memory (whole buffers) that the application holds of what has arrived on
+    /// a stream: its receive window is smaller by so much.
+    pub lent_bytes: u64,
 }
 
 /// Room for any socket address: `sizeof(struct sockaddr_storage)`.
@@ -177,6 +180,7 @@ fn describe(fd: c_int) -> luna_fd_info {
         reason_text: c"".as_ptr(),
         local: [0; LUNA_ADDRESS_BYTES],
         peer: [0; LUNA_ADDRESS_BYTES],
+        lent_bytes: 0,
     };
     let Some(pin) = description::pin_fd(fd) else {
         return told;
@@ -195,6 +199,8 @@ fn describe(fd: c_int) -> luna_fd_info {
     told.descriptors = pin.descriptors();
     if let Some(name) = pin.stream() {
         told.shard = i32::try_from(name.shard).unwrap_or(-1);
+        let lent = runtime::with_shard(name.shard, |shard| shard.lent_bytes(name.conn));
+        told.lent_bytes = lent.unwrap_or(0).into();
     }
     let (local, peer, family) = {
         let cell = pin.socket.lock();

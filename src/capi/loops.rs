@@ -146,8 +146,9 @@ pub type LunaLoopFunction = Option<unsafe extern "C" fn(loop_: *mut luna_loop, u
 pub type LunaLoopWatcher =
     Option<unsafe extern "C" fn(loop_: *mut luna_loop, fd: c_int, events: u32, user: *mut c_void)>;
 
-/// Makes a loop. Starts the stack if `LUNA_DEV` is set; where there is none (or no shard is
-/// free), the loop works all the same, on kernel sockets, and copies.
+/// Makes a loop. Starts the stack if `LUNA_DEV` is set; where there is none, the loop works all
+/// the same, on kernel sockets, and copies. Where its shard has a loop already, or threads of its
+/// own (`LUNA_MODE=dedicated`), it serves that shard's connections over descriptors.
 ///
 /// `options` may be null.
 ///
@@ -157,8 +158,7 @@ pub type LunaLoopWatcher =
 ///
 /// # Errors
 ///
-/// Null, and `EINVAL` for options that there are not, `EBUSY` if the shard asked for has a loop,
-/// `EMFILE`, `ENOMEM`.
+/// Null, and `EINVAL` for options and shards that there are not, `EMFILE`, `ENOMEM`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_create(options: *const luna_loop_options) -> *mut luna_loop {
     entry!({
@@ -214,8 +214,10 @@ pub unsafe extern "C" fn luna_loop_destroy(loop_: *mut luna_loop) -> c_int {
 /// `EBUSY` if it runs already; `EINTR` never: signal handlers run, and it goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_run(loop_: *mut luna_loop) -> c_int {
-    // SAFETY: the caller's contract.
-    entry!({ unsafe { loop_at(loop_) }?.run().map(|()| 0) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.run().map(|()| 0)
+    })
 }
 
 /// Runs one round, waiting for at most `timeout` milliseconds (−1: as long as it takes) for
@@ -414,8 +416,10 @@ pub unsafe extern "C" fn luna_loop_write(
 /// `EBADF` for a stale handle, `ENOTCONN` if the connection is over.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_shutdown(loop_: *mut luna_loop, conn: u64) -> c_int {
-    // SAFETY: the caller's contract.
-    entry!({ unsafe { loop_at(loop_) }?.shutdown(conn).map(|()| 0) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.shutdown(conn).map(|()| 0)
+    })
 }
 
 /// Closes a connection or a listener: what was sent is still delivered, unless `abort` is not
@@ -434,8 +438,8 @@ pub unsafe extern "C" fn luna_loop_close(
     handle: u64,
     abort: c_int,
 ) -> c_int {
-    // SAFETY: the caller's contract.
     entry!({
+        // SAFETY: the caller's contract.
         unsafe { loop_at(loop_) }?
             .close(handle, abort != 0)
             .map(|()| 0)
@@ -453,8 +457,10 @@ pub unsafe extern "C" fn luna_loop_close(
 /// `EBADF` for a stale handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_read(loop_: *mut luna_loop, conn: u64, on: c_int) -> c_int {
-    // SAFETY: the caller's contract.
-    entry!({ unsafe { loop_at(loop_) }?.read(conn, on != 0).map(|()| 0) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.read(conn, on != 0).map(|()| 0)
+    })
 }
 
 /// Replaces the pointer that belongs to a connection.
@@ -472,8 +478,8 @@ pub unsafe extern "C" fn luna_loop_set_user(
     conn: u64,
     user: *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's contract.
     entry!({
+        // SAFETY: the caller's contract.
         unsafe { loop_at(loop_) }?
             .set_user(conn, user as usize)
             .map(|()| 0)
@@ -520,8 +526,8 @@ pub unsafe extern "C" fn luna_loop_name(
 /// `EBADF` for a stale handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_is_accelerated(loop_: *mut luna_loop, conn: u64) -> c_int {
-    // SAFETY: the caller's contract.
     entry!({
+        // SAFETY: the caller's contract.
         unsafe { loop_at(loop_) }?
             .is_accelerated(conn)
             .map(c_int::from)
@@ -570,8 +576,10 @@ pub unsafe extern "C" fn luna_loop_add_timer(
 /// `EBADF` if there is none: it has fired, or was cancelled.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_cancel_timer(loop_: *mut luna_loop, timer: u64) -> c_int {
-    // SAFETY: the caller's contract.
-    entry!({ unsafe { loop_at(loop_) }?.cancel_timer(timer).map(|()| 0) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.cancel_timer(timer).map(|()| 0)
+    })
 }
 
 /// Calls `function` when a descriptor (of the kernel or of luna) is ready for `events`, as
@@ -612,6 +620,8 @@ pub unsafe extern "C" fn luna_loop_watch(
 /// `ENOENT` if it is not watched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_loop_unwatch(loop_: *mut luna_loop, fd: c_int) -> c_int {
-    // SAFETY: the caller's contract.
-    entry!({ unsafe { loop_at(loop_) }?.unwatch(fd).map(|()| 0) })
+    entry!({
+        // SAFETY: the caller's contract.
+        unsafe { loop_at(loop_) }?.unwatch(fd).map(|()| 0)
+    })
 }

@@ -31,9 +31,11 @@ pub struct luna_stats {
     pub bytes_out: u64,
     /// Of `bytes_in`, those that were copied on their way (0 with `luna_zreadv` and loops).
     pub bytes_copied_in: u64,
-    /// Of `bytes_out`, those that were copied (0 with `luna_zwritev` and loops), and those that
-    /// the link's driver had to copy.
+    /// Of `bytes_out`, those that were copied (0 with `luna_zwritev` and loops).
     pub bytes_copied_out: u64,
+    /// Bytes that a link's driver had to copy because the link could not take them where they
+    /// were, or because that is slower (AF_XDP without zero copy, several pieces in a frame).
+    pub bytes_copied_by_link: u64,
     /// Frames received.
     pub rx_frames: u64,
     /// Frames that the link dropped because it had no buffer or no room.
@@ -70,7 +72,8 @@ impl From<Totals> for luna_stats {
             bytes_in: all.bytes_in,
             bytes_out: all.bytes_out,
             bytes_copied_in: all.bytes_copied_in,
-            bytes_copied_out: all.bytes_copied_out + device.bytes_copied,
+            bytes_copied_out: all.bytes_copied_out,
+            bytes_copied_by_link: device.bytes_copied,
             rx_frames: device.rx_frames,
             rx_dropped: device.rx_dropped,
             tx_frames: device.tx_frames,

@@ -175,7 +175,8 @@ pub fn keep(pointer: *const u8) -> Result<(), Errno> {
     let kept = runtime::memory_at(address).and_then(|(shard, _)| {
         runtime::with_shard(shard, |shard| {
             let pointer = core::ptr::without_provenance(address);
-            shard.pool().lend_exposed(pointer)
+            let of = shard.told();
+            shard.lend_exposed(of, pointer)
         })
     });
     kept.unwrap_or_else(|| area.ref_ptr(pointer))

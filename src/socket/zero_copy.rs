@@ -112,7 +112,7 @@ fn lend_pieces(
         };
         if !copies {
             pieces.push(Received {
-                loan: slice.lend(),
+                loan: shard.lend(conn, slice),
                 copied: false,
             });
             continue;
@@ -121,7 +121,7 @@ fn lend_pieces(
         shard.count_copied(slice.len(), 0);
         // There is no memory for a copy either: the application keeps what it holds for longer
         // than it should, but what it has not got is lost to nobody.
-        let loan = copy.unwrap_or_else(|_| slice.lend());
+        let loan = copy.unwrap_or_else(|_| shard.lend(conn, slice));
         pieces.push(Received { loan, copied: true });
     }
     Ok(Ok(pieces))

@@ -21,10 +21,12 @@ pub enum Drop {
     TableFull,
     /// There is no route.
     NoRoute,
+    /// Packet memory is short, and the application has left much unread: only the payload.
+    Memory,
 }
 
 /// How many kinds of [`Drop`] there are.
-pub const DROP_KINDS: usize = 8;
+pub const DROP_KINDS: usize = 9;
 
 impl Drop {
     /// All kinds, in order.
@@ -37,6 +39,7 @@ impl Drop {
         Self::ListenOverflow,
         Self::TableFull,
         Self::NoRoute,
+        Self::Memory,
     ];
 
     /// A stable name for tables.
@@ -50,6 +53,7 @@ impl Drop {
             Self::ListenOverflow => "listen_overflow",
             Self::TableFull => "table_full",
             Self::NoRoute => "no_route",
+            Self::Memory => "memory",
         }
     }
 }

@@ -122,6 +122,8 @@ pub(super) struct Inbox {
     pub(super) answered: Vec<u32>,
     /// The application is being called.
     pub(super) active: bool,
+    /// About what arrived on this connection.
+    pub(super) told: Option<ConnId>,
 }
 
 impl Inbox {
@@ -202,7 +204,9 @@ impl<A: App> Inline<A> {
             if !shard.take_pieces(conn, &mut pieces) {
                 return;
             }
+            shard.inbox.told = Some(conn);
             self.0.readable(now, shard, conn, token, &mut pieces);
+            shard.inbox.told = None;
         }
     }
 
@@ -258,6 +262,11 @@ impl Shard {
         for _ in 0..waiting {
             self.inbox.listeners.push_back(id.index);
         }
+    }
+
+    /// The connection whose bytes are before the application, while it is called about some.
+    pub fn told(&self) -> Option<ConnId> {
+        self.inbox.told
     }
 
     /// Whether something happened to an inline socket that its application was not told.

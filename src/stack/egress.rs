@@ -24,7 +24,14 @@ impl Shard {
                 break;
             }
             visited += 1;
-            self.transmit(now, index);
+            // Not if it has been visited since, for an answer.
+            if self
+                .slots
+                .at(index)
+                .is_some_and(|s| s.marks.contains(Mark::DIRTY))
+            {
+                self.transmit(now, index);
+            }
         }
         // What was marked meanwhile, or could not be visited, is for the next time.
         dirty.drain(..visited);

@@ -69,6 +69,9 @@ fn parse(frame: RxFrame, partial_checksums: bool) -> Result<Arrived, Drop> {
         verify_checksum(&payload, segment_at, &ip, partial_checksums)?;
     }
     skip(&mut payload, segment_at + tcp_len);
+    if let Some(first) = payload.first_mut() {
+        first.claim_front();
+    }
     Ok(Arrived {
         local: SocketAddr::new(ip.dst, header.dst_port),
         remote: SocketAddr::new(ip.src, header.src_port),
@@ -177,6 +180,9 @@ impl Shard {
         index: u32,
         arrived: &mut Arrived,
     ) {
+        if arrived.payload_len > 0 && self.pool.low_water() {
+            self.relieve(index, arrived);
+        }
         let Some(slot) = self.slots.at_mut(index) else {
             return;
         };

@@ -395,3 +395,163 @@ fn the_other_kind_gets_its_wakeups_beside_an_inline_one() {
     two.settle_with(&mut app);
     assert_eq!(app.0.told, ["readable 99 1"], "adopted with what it has");
 }
+
+#[test]
+fn what_the_application_holds_closes_the_window_and_its_return_opens_it() {
+    let mut two = Two::new(1500);
+    let now = two.now;
+    let small = Config {
+        rcv_buf_max_bytes: 64 << 10,
+        ..config()
+    };
+    let id = two.ends[0]
+        .listen(Two::at(0, 80), false, 16, &small, 7)
+        .unwrap();
+    let c = two.ends[1]
+        .connect(now, Two::at(1, 61440), Two::at(0, 80), &config(), 9)
+        .unwrap();
+    two.settle();
+    let s = two.ends[0].accept(id, 8).unwrap().conn;
+    let bytes = [5; 1 << 16];
+    let mut sent = 0;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        sent += two.ends[1]
+            .send(two.now, c, &[IoSlice::new(&bytes)], false)
+            .unwrap_or(0);
+        two.run_for(Duration::from_millis(1));
+        while let Ok(Some(slice)) = two.ends[0].recv_slice(s) {
+            held.push(two.ends[0].lend(s, slice));
+        }
+    }
+    let total: usize = held.iter().map(|loan| loan.len()).sum();
+    let lent = two.ends[0].lent_bytes(s);
+    assert!(
+        total < 70_000 && sent > total,
+        "{total} of {sent} before the window closed"
+    );
+    assert!(lent as usize >= total && lent >= 60 << 10, "{lent}");
+    assert_eq!(two.ends[0].pool().lent(), held.len());
+    for loan in held.drain(..) {
+        two.ends[0].pool().area().free_ptr(loan.as_ptr()).unwrap();
+    }
+    let mut later = 0;
+    for _ in 0..2000 {
+        two.run_for(Duration::from_millis(5));
+        while let Ok(Some(slice)) = two.ends[0].recv_slice(s) {
+            later += slice.len();
+            let loan = two.ends[0].lend(s, slice);
+            two.ends[0].pool().area().free_ptr(loan.as_ptr()).unwrap();
+        }
+        if total + later == sent {
+            break;
+        }
+    }
+    assert_eq!(total + later, sent);
+    two.settle();
+    assert_eq!(two.ends[0].lent_bytes(s), 0);
+}
+
+/// Two ends, the first of which has little memory.
+fn poor() -> Two {
+    use super::testutil::shard;
+    use crate::device::pair::{PairConfig, local};
+    let (a, b) = local(PairConfig::default());
+    Two {
+        ends: [
+            shard(0, 1500, 1, Box::new(a)),
+            shard(1, 1500, 16, Box::new(b)),
+        ],
+        now: Instant::ZERO,
+        wakeups: [Vec::new(), Vec::new()],
+    }
+}
+
+fn open(two: &mut Two, listener: ListenId, port: u16) -> (ConnId, ConnId) {
+    let now = two.now;
+    let c = two.ends[1]
+        .connect(now, Two::at(1, port), Two::at(0, 80), &config(), 9)
+        .unwrap();
+    two.settle();
+    (two.ends[0].accept(listener, 1).unwrap().conn, c)
+}
+
+fn read_all(two: &mut Two, id: ConnId, got: &mut Vec<u8>) {
+    while let Ok(Some(slice)) = two.ends[0].recv_slice(id) {
+        got.extend_from_slice(&slice);
+    }
+}
+
+#[test]
+fn unread_connections_leave_the_link_enough_to_receive_into() {
+    let mut two = poor();
+    let listener = two.ends[0]
+        .listen(Two::at(0, 80), false, 64, &config(), 7)
+        .unwrap();
+    let lazy: Vec<_> = (0..30)
+        .map(|i| open(&mut two, listener, 61440 + i))
+        .collect();
+    let (s, c) = open(&mut two, listener, 62000);
+    let block: Vec<u8> = (0..200_000).map(|i| (i % 251) as u8).collect();
+    let mut sent = vec![0; lazy.len()];
+    for round in 0..300 {
+        for ((_, client), sent) in lazy.iter().zip(&mut sent) {
+            let rest = &block[*sent..];
+            *sent += two.ends[1]
+                .send(two.now, *client, &[IoSlice::new(rest)], false)
+                .unwrap_or(0);
+        }
+        two.run_for(Duration::from_millis(1));
+        send(&mut two, c, b"still alive?");
+        two.run_for(Duration::from_millis(1));
+        let mut got = Vec::new();
+        read_all(&mut two, s, &mut got);
+        assert_eq!(got, b"still alive?", "round {round}");
+    }
+    let dropped = two.ends[0].counters().drops[Drop::Memory as usize];
+    assert!(dropped > 0, "memory was never short");
+    let mut got = vec![Vec::new(); lazy.len()];
+    for _ in 0..20_000 {
+        for (((server, client), got), sent) in lazy.iter().zip(&mut got).zip(&mut sent) {
+            read_all(&mut two, *server, got);
+            let rest = &block[*sent..];
+            *sent += two.ends[1]
+                .send(two.now, *client, &[IoSlice::new(rest)], false)
+                .unwrap_or(0);
+        }
+        if got.iter().all(|got| got.len() == block.len()) {
+            break;
+        }
+        two.run_for(Duration::from_millis(10));
+    }
+    assert!(got.iter().all(|got| *got == block), "nothing is lost");
+}
+
+#[test]
+fn small_payloads_share_objects_while_memory_is_short() {
+    let mut two = poor();
+    let listener = two.ends[0]
+        .listen(Two::at(0, 80), false, 2000, &config(), 7)
+        .unwrap();
+    let held = (0..600).map(|_| two.ends[0].pool_mut().alloc(2048).unwrap());
+    let _held: Vec<Slice> = held.collect();
+    assert!(two.ends[0].pool().low_water());
+    let all: Vec<_> = (0..200)
+        .map(|i| open(&mut two, listener, 61440 + i))
+        .collect();
+    let before = two.ends[0].objects_in_use();
+    for (_, client) in &all {
+        send(&mut two, *client, &[3; 100]);
+        two.settle();
+    }
+    let took = two.ends[0].objects_in_use() - before;
+    assert!(
+        took <= 200 / 20 + 1,
+        "{took} objects for 200 payloads of 100 bytes"
+    );
+    for (server, _) in &all {
+        let mut got = Vec::new();
+        read_all(&mut two, *server, &mut got);
+        assert_eq!(got, [3; 100]);
+    }
+}

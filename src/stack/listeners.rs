@@ -285,6 +285,7 @@ impl Shard {
             remote: arrived.remote,
             hop: HopCache::default(),
             completions: None,
+            lent_bytes: 0,
         };
         let Ok(key) = self.slots.insert(slot) else {
             self.stats.count_drop(Drop::TableFull);

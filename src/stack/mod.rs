@@ -18,6 +18,7 @@ mod inline_tests;
 mod link;
 mod listeners;
 mod payload;
+mod pressure;
 mod shard;
 mod slab;
 mod streams;

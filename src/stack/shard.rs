@@ -81,6 +81,8 @@ pub(super) struct Slot {
     pub(super) hop: HopCache,
     /// Made when the application first marks what it sends.
     pub(super) completions: Option<Box<Marks>>,
+    /// Bytes of packet memory that the application holds of what has arrived here.
+    pub(super) lent_bytes: u32,
 }
 
 /// What a shard is made of.
@@ -128,6 +130,8 @@ pub struct Shard {
     pub(super) inbox: Inbox,
     /// Completions of connections that are not the application's any more.
     pub(super) orphans: VecDeque<Completion>,
+    /// Where small payload is copied together while memory is short.
+    pub(super) scrap: Option<Slice>,
     rx: Vec<RxFrame>,
     due: Vec<u32>,
     timers_ran: Instant,
@@ -193,6 +197,7 @@ impl Shard {
             stats: Counters::default(),
             inbox: Inbox::default(),
             orphans: VecDeque::new(),
+            scrap: None,
             rx: Vec::with_capacity(RX_BURST_FRAMES),
             due: Vec::with_capacity(RX_BURST_FRAMES),
             timers_ran: now,
@@ -218,7 +223,9 @@ impl Shard {
         }
         self.stats.turns += 1;
         self.refresh(now);
-        self.pool.drain_remote();
+        if self.pool.drain_remote() > 0 {
+            self.credit_returned();
+        }
         if D::INLINE {
             self.run_inline(now, dispatch);
         }

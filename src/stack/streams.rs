@@ -63,6 +63,7 @@ impl Shard {
             remote,
             hop: HopCache::default(),
             completions: None,
+            lent_bytes: 0,
         };
         let slab_key = self.slots.insert(slot).map_err(|_| OpenError::TableFull)?;
         self.flows.insert(key, Flow::Connection(slab_key.index));
@@ -129,7 +130,7 @@ impl Shard {
         }
         if sent == 0 && wanted > 0 {
             if !slot.marks.contains(Mark::STARVED) {
-                slot.marks.insert(Mark::STARVED);
+                slot.marks.insert(Mark::STARVED | Mark::WANTS_ROOM);
                 self.starved.push(id.index);
             }
             return Err(SendError::NoMemory);

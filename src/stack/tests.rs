@@ -1,4 +1,6 @@
 //! Two shards on a wire in memory do what two hosts do.
+mod cost;
+
 use core::net::SocketAddr;
 use std::io::{IoSlice, IoSliceMut};
 

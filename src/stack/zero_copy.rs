@@ -10,13 +10,32 @@ use std::io::IoSlice;
 use super::api::{ConnError, ConnId, RecvError, SendError};
 use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
+use crate::limits::CONNECTIONS_PER_SHARD;
 use crate::tcp::State;
 use crate::time::Instant;
 use crate::wire::SeqNum;
-use crate::zbuf::Slice;
+use crate::zbuf::{FreeError, Loan, Slice};
 
 /// Most marks of one connection of which the application has not fetched the completion.
 pub const COMPLETIONS_MAX: usize = 1 << 16;
+
+/// The part of an account's number that is a connection's index; above it, a part of its
+/// generation.
+const ACCOUNT_INDEX: u32 = CONNECTIONS_PER_SHARD as u32 - 1;
+
+const _: () = assert!(CONNECTIONS_PER_SHARD.is_power_of_two());
+
+/// The account of a connection in packet memory: rarely, one of a later connection at its place.
+const fn account(id: ConnId) -> u32 {
+    id.index | id.generation << (ACCOUNT_INDEX + 1).trailing_zeros()
+}
+
+/// The application's reads are bounded by what it holds of earlier ones.
+fn bound_window(slot: &mut Slot) {
+    let buffer = slot.conn.config().rcv_buf_max_bytes;
+    slot.conn
+        .set_receive_budget(buffer.saturating_sub(slot.lent_bytes));
+}
 
 /// What became of bytes that were sent with a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +224,62 @@ impl Shard {
         self.stats.bytes_in += piece.len() as u64;
         self.mark_dirty(id.index);
         Ok(Some(piece))
+    }
+
+    /// Gives what [`Shard::recv_slice`] took to the application. Until it gives the object back,
+    /// that counts against the connection's receive window (whole objects do: that is what it
+    /// keeps from the link).
+    pub fn lend(&mut self, id: ConnId, slice: Slice) -> Loan {
+        let (loan, charged) = slice.lend_on(account(id));
+        self.charge(id, charged);
+        loan
+    }
+
+    /// The application keeps what is before it in a callback of `id`.
+    ///
+    /// # Errors
+    /// [`FreeError`], counted.
+    pub fn lend_exposed(&mut self, id: Option<ConnId>, at: *const u8) -> Result<(), FreeError> {
+        let charged = self.pool.lend_exposed(at, id.map_or(0, account))?;
+        if let Some(id) = id {
+            self.charge(id, charged);
+        }
+        Ok(())
+    }
+
+    /// Bytes of packet memory that the application holds of what has arrived on a connection.
+    pub fn lent_bytes(&self, id: ConnId) -> u32 {
+        self.slots.get(key(id)).map_or(0, |slot| slot.lent_bytes)
+    }
+
+    fn charge(&mut self, id: ConnId, bytes: u32) {
+        if bytes > 0
+            && let Some(slot) = self.slots.get_mut(key(id))
+        {
+            slot.lent_bytes = slot.lent_bytes.saturating_add(bytes);
+            bound_window(slot);
+        }
+    }
+
+    /// The application has given something back: windows open.
+    #[cold]
+    pub(super) fn credit_returned(&mut self) {
+        let (slots, dirty) = (&mut self.slots, &mut self.dirty);
+        self.pool.take_returned(|back| {
+            let index = back.account & ACCOUNT_INDEX;
+            let generation = slots.key_at(index).map_or(0, |key| key.generation);
+            if account(ConnId { index, generation }) != back.account {
+                return;
+            }
+            if let Some(slot) = slots.at_mut(index) {
+                slot.lent_bytes = slot.lent_bytes.saturating_sub(back.bytes);
+                bound_window(slot);
+                if !slot.marks.contains(Mark::DIRTY) {
+                    slot.marks.insert(Mark::DIRTY);
+                    dirty.push(index);
+                }
+            }
+        });
     }
 
     /// Bytes that were received or given to send by reference had to be copied after all.

@@ -55,3 +55,4 @@ pub use cell::{ShardCell, ShardError};
 pub use layout::{CLASSES, OBJECT_BYTES, OBJECT_BYTES_MAX, ZONE_BYTES, class_for};
 pub use pool::{ClassStats, Pool, PoolConfig, PoolError};
 pub use slice::{Chunks, Loan, Slice};
+pub use zone::Returned;

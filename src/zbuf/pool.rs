@@ -12,7 +12,7 @@ use super::layout::{
     CLASSES, OBJECT_BYTES, OBJECT_COUNT, POOL_ZONES_MAX, ZONE_BYTES, class_for, object_at,
 };
 use super::slice::{Loan, Slice};
-use super::zone::{self, Core, Ctx, Lent, Place};
+use super::zone::{self, Core, Ctx, Lent, Place, Returned};
 
 /// Room in front of what an application allocates, for the headers of Ethernet, IP and TCP.
 const HEADROOM: usize = 128;
@@ -258,6 +258,14 @@ impl Pool {
         self.core().lent.get() as usize
     }
 
+    /// Gives what has been given back on accounts since the last call to `credit`.
+    pub fn take_returned(&self, credit: impl FnMut(Returned)) {
+        let mut all = self.core().returned.take();
+        all.drain(..).for_each(credit);
+        // Kept for its capacity.
+        self.core().returned.replace(all);
+    }
+
     /// Whether applications hold so much that what they are given from now on is to be a copy:
     /// half of all that the link could receive into.
     pub fn lends_too_much(&self) -> bool {
@@ -401,18 +409,19 @@ impl Pool {
             return Err(self.area.count(FreeError::Foreign));
         }
         let held = Lent::unpack(found.ctx.lent.load(Ordering::Acquire)).held;
-        match held.saturating_add(found.ctx.exposed.get()) {
+        match held.saturating_add(found.ctx.exposed.get().into()) {
             0 => Err(self.area.count(FreeError::AlreadyFree)),
             held => Ok(held == 1 && found.ctx.refs.get() == 1),
         }
     }
 
     /// Gives the application a reference to the object that `pointer` points into, which is
-    /// before it in a callback ([`Slice::expose`]).
+    /// before it in a callback ([`Slice::expose`]), on an account, as [`Slice::lend_on`] does;
+    /// returns the bytes that went on it.
     ///
     /// # Errors
     /// [`FreeError`], counted.
-    pub fn lend_exposed(&self, pointer: *const u8) -> Result<(), FreeError> {
+    pub fn lend_exposed(&self, pointer: *const u8, account: u32) -> Result<u32, FreeError> {
         let found = self.area.find(pointer)?;
         if !found.belongs_to(self.core) {
             return Err(self.area.count(FreeError::Foreign));
@@ -424,8 +433,8 @@ impl Pool {
         let start = found.ctx.data_start.get() as usize;
         // SAFETY: an object in use; empty and within it; the reference is the one just taken.
         let slice = unsafe { Slice::from_parts(found.place, found.class, start, 0) };
-        let _the_application_has_its_address = slice.lend();
-        Ok(())
+        let (_the_application_has_its_address, charged) = slice.lend_on(account);
+        Ok(charged)
     }
 
     fn core(&self) -> &Core {

@@ -179,6 +179,16 @@ impl Slice {
         }
     }
 
+    /// Makes what is in front of the slice headroom, if this is the object's only reference: so
+    /// an answer that is written over a request has room for its headers where the request's
+    /// were.
+    #[inline]
+    pub fn claim_front(&mut self) {
+        if self.is_unique() {
+            self.ctx().data_start.set(self.offset() as u32);
+        }
+    }
+
     /// Writes `header` right in front of the slice, which itself does not change, and returns
     /// where the header begins in the pool's memory. `None` if there is not that much
     /// [`Slice::headroom`].
@@ -237,7 +247,7 @@ impl Slice {
 
     /// How many transmit descriptors of this object are in flight.
     pub fn tx_inflight(&self) -> u32 {
-        self.ctx().tx_inflight.get()
+        self.ctx().tx_inflight.get().into()
     }
 
     /// Gives the slice's reference to the application, which returns it with
@@ -247,6 +257,15 @@ impl Slice {
     /// Returns where the slice began.
     #[must_use]
     pub fn lend(self) -> Loan {
+        self.lend_on(0).0
+    }
+
+    /// As [`Slice::lend`], on the account of whoever `account` is (0: nobody): when the object
+    /// is given back, that account is told of it ([`super::Pool::take_returned`]). Also returns
+    /// how many bytes went on the account: the whole object, or nothing if the application has
+    /// it already.
+    #[must_use]
+    pub fn lend_on(self, account: u32) -> (Loan, u32) {
         let slice = ManuallyDrop::new(self);
         let (ctx, place) = (slice.ctx(), slice.place());
         ctx.used_end.set(slice.object_bytes() as u32);
@@ -281,10 +300,21 @@ impl Slice {
                 lent.set(lent.get().saturating_add(1));
             }
         }
-        Loan {
+        // One that was given back and not collected yet stays on its old account until it is.
+        let is_new = before.held == 0 && account != 0 && ctx.account.get() == 0;
+        if is_new {
+            ctx.account.set(account);
+        }
+        let loan = Loan {
             start: slice.addressable().0,
             len: slice.len(),
-        }
+        };
+        let charged = if is_new {
+            slice.object_bytes() as u32
+        } else {
+            0
+        };
+        (loan, charged)
     }
 
     /// Shows the bytes to the application for the time of a callback, without a reference and

@@ -644,3 +644,50 @@ fn a_shard_says_so_when_it_cannot_be_entered() {
     assert_eq!(cell.try_with(|n| *n), Some(Err(ShardError::Poisoned)));
     assert!(ShardCell::<u8>::try_new(|| Err("no")).is_err());
 }
+
+#[test]
+fn the_front_of_a_received_object_becomes_headroom_for_its_only_holder() {
+    let mut pool = pool();
+    let mut frame = filled(&mut pool, 2048, &[1; 1500]);
+    let other = frame.clone();
+    frame.advance(66);
+    frame.claim_front();
+    assert_eq!(frame.headroom(), 0, "somebody else covers it");
+    drop(other);
+    frame.claim_front();
+    assert_eq!(frame.headroom(), 66);
+    let at = frame.write_headroom(&[9; 54]).unwrap();
+    assert_eq!(
+        (at + 54, frame.as_bytes()),
+        (frame.umem_offset(), &[1; 1434][..])
+    );
+}
+
+#[test]
+fn what_was_lent_on_an_account_comes_back_to_it_once() {
+    let mut pool = pool();
+    let slice = filled(&mut pool, 2048, b"hello");
+    let second = slice.clone();
+    let (loan, charged) = slice.lend_on(77);
+    assert_eq!((loan.len(), charged), (5, 2048));
+    assert_eq!(
+        second.lend_on(78).1,
+        0,
+        "the application has the object already"
+    );
+    let area = std::sync::Arc::clone(pool.area());
+    area.free_ptr(loan.as_ptr()).unwrap();
+    let mut back = Vec::new();
+    pool.drain_remote();
+    pool.take_returned(|one| back.push(one));
+    assert!(back.is_empty());
+    area.free_ptr(loan.as_ptr()).unwrap();
+    assert_eq!(pool.drain_remote(), 1);
+    pool.take_returned(|one| back.push(one));
+    let expected = Returned {
+        account: 77,
+        bytes: 2048,
+    };
+    assert_eq!(back, [expected]);
+    assert_eq!((pool.lent(), pool.objects_in_use()), (0, 0));
+}

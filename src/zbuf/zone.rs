@@ -3,7 +3,7 @@
 //! Owns the layout in memory (through pointers) and the free lists. Which zones there are and
 //! who may take from them is the pool's business.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -47,14 +47,16 @@ pub(super) struct Ctx {
     pub(super) data_start: Cell<u32>,
     /// No slice covers bytes of the object from here on.
     pub(super) used_end: Cell<u32>,
-    /// Transmit descriptors that the link has not finished with.
-    pub(super) tx_inflight: Cell<u32>,
+    /// Transmit descriptors that the link has not finished with: fewer than a ring has.
+    pub(super) tx_inflight: Cell<u16>,
+    /// How many times a callback of the application, on the thread that holds the pool's lock,
+    /// has the object before it without a reference of its own. ([`super::Slice::expose`])
+    pub(super) exposed: Cell<u16>,
     /// The next object of the free list or of the remote list; an object is never on both,
     /// because what is on the remote list has a reference.
     pub(super) next: AtomicU32,
-    /// How many times a callback of the application, on the thread that holds the pool's lock,
-    /// has the object before it without a reference of its own. ([`super::Slice::expose`])
-    pub(super) exposed: Cell<u32>,
+    /// On whose account the application holds the object; 0: on nobody's.
+    pub(super) account: Cell<u32>,
     /// References that an application holds, see [`Lent`].
     pub(super) lent: AtomicU64,
 }
@@ -106,6 +108,17 @@ pub(super) struct Core {
     pub(super) remote: AtomicU32,
     /// Plain references that stand for what applications hold.
     pub(super) lent: Cell<u32>,
+    /// What applications have given back of what they held on somebody's account.
+    pub(super) returned: RefCell<Vec<Returned>>,
+}
+
+/// Bytes that an application has given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returned {
+    /// Whose account they were on.
+    pub account: u32,
+    /// How many: whole objects.
+    pub bytes: u32,
 }
 
 impl Core {
@@ -120,6 +133,7 @@ impl Core {
             lists: [list(), list(), list(), list()],
             remote: AtomicU32::new(ID_NONE),
             lent: Cell::new(0),
+            returned: RefCell::new(Vec::new()),
         }
     }
 
@@ -196,6 +210,7 @@ impl Core {
             return 0;
         }
         let mut drained = 0;
+        let mut accounts = self.returned.take();
         let mut id = self.remote.swap(ID_NONE, Ordering::Acquire);
         while id != ID_NONE {
             // SAFETY: only `push_remote` puts numbers on the list, those of existing objects.
@@ -203,7 +218,7 @@ impl Core {
             // SAFETY: as above.
             if unsafe { place.header() }.magic != MAGIC {
                 // Wiped in a forked child: every link would lead to object 0, for ever.
-                return drained;
+                break;
             }
             // SAFETY: as above.
             let ctx = unsafe { place.ctx() };
@@ -211,12 +226,19 @@ impl Core {
             id = ctx.next.load(Ordering::Relaxed);
             let before = ctx.lent.fetch_and(u64::from(u32::MAX), Ordering::AcqRel);
             let returned = Lent::unpack(before).returned;
+            let account = ctx.account.take();
+            if account != 0 {
+                // SAFETY: as above.
+                let bytes = unsafe { place.header() }.object_bytes;
+                accounts.push(Returned { account, bytes });
+            }
             self.lent.set(self.lent.get().saturating_sub(returned));
             // SAFETY: each of `returned` stands for a plain reference of the application's,
             // which it has given up; we hold the lock.
             unsafe { place.release(returned) };
             drained += 1;
         }
+        self.returned.replace(accounts);
         drained
     }
 }

@@ -83,6 +83,7 @@ pub struct Loop<C: Callbacks> {
 struct Inner<C: Callbacks> {
     /// The shard that it owns while it runs.
     shard: Option<usize>,
+    _claim: Claim,
     busy: bool,
     spin: Duration,
     table: RefCell<Table<C>>,
@@ -100,6 +101,18 @@ struct Inner<C: Callbacks> {
     running: Cell<bool>,
     wakeups: RefCell<Vec<crate::stack::Wakeup>>,
     kernel: run::Rhythm,
+}
+
+/// A shard that no other loop gets.
+#[derive(Debug)]
+struct Claim(Option<usize>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(shard) = self.0 {
+            runtime::unclaim_shard(shard);
+        }
+    }
 }
 
 impl<C: Callbacks> Drop for Inner<C> {
@@ -122,16 +135,18 @@ impl<C: Callbacks> Loop<C> {
             // Without it, everything is the kernel's; the cause has been reported.
             let _cause = runtime::start();
         }
-        let shard = runtime::shard_for_loop(options.shard);
-        if options.shard.is_some() && shard.is_none() {
+        let number = options.shard;
+        if number.is_some_and(|number| number != 0 && number >= runtime::shards()) {
             return Err(Errno::INVAL);
         }
+        let claim = Claim(runtime::claim_shard(number));
         let (set_fd, set) = epoll::create(libc::EPOLL_CLOEXEC)?;
         super::forget_number(set_fd);
         let config = policy.config.as_ref();
         Ok(Self {
             confined: Confined::new(Inner {
-                shard,
+                shard: claim.0,
+                _claim: claim,
                 busy: options.busy || config.is_some_and(|config| config.busy),
                 spin: config.map_or(crate::config::SPIN_DEFAULT, |config| config.spin),
                 table: RefCell::new(Table::new()),
@@ -507,6 +522,12 @@ impl<C: Callbacks> Inner<C> {
         f: impl FnOnce(&mut crate::stack::Shard) -> R + Send,
     ) -> Result<R, Errno> {
         let shard = self.shard.ok_or(Errno::BADF)?;
+        if self.running.get()
+            && let Some(lane) = runtime::crew().and_then(|crew| crew.lanes().get(shard))
+        {
+            // Nobody need be told of a new deadline: our next turn, or sleep, sees it.
+            return lane.cell().with(f).map_err(|_| Errno::BADF);
+        }
         runtime::with_shard(shard, f).ok_or(Errno::BADF)
     }
 

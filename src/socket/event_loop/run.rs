@@ -111,9 +111,11 @@ impl<C: Callbacks> Loop<C> {
         {
             return Err(Errno::BUSY);
         }
+        with_me(|me| me.set_own(inner.shard.filter(|_| lane.is_some())));
         inner.running.set(true);
         let result = f(&inner);
         inner.running.set(false);
+        with_me(|me| me.set_own(None));
         if let (Some(crew), Some(lane)) = (crew, lane) {
             crew.disown(lane);
         }
@@ -219,10 +221,12 @@ impl<C: Callbacks> Loop<C> {
                 self.tell_completions(inner, handle, conn.fd);
             }
         }
-        while let Some((handle, done)) = {
+        loop {
+            // The queue is not borrowed while the application is called.
             let next = inner.done.borrow_mut().pop_front();
-            next
-        } {
+            let Some((handle, done)) = next else {
+                return worked;
+            };
             worked = true;
             let entry = inner.table.borrow_mut().any(handle).copied();
             let Some(entry) = entry else { continue };
@@ -231,7 +235,6 @@ impl<C: Callbacks> Loop<C> {
             }
             inner.told_marks(handle, 1);
         }
-        worked
     }
 
     fn ask_kernel(&self, inner: &Inner<C>) -> bool {

@@ -7,7 +7,7 @@ use super::table::What;
 use super::{Callbacks, Completion, Inner, Loop, Received};
 use crate::device::{FRAME_PIECES_MAX, Pieces};
 use crate::socket::{close, errno};
-use crate::stack::{Accepted, App, ConnError, ConnId, Shard};
+use crate::stack::{Accepted, App, Close, ConnError, ConnId, Shard};
 use crate::time::Instant;
 use crate::zbuf::{ShardCell, Slice};
 
@@ -50,8 +50,9 @@ impl<C: Callbacks> Told<'_, C> {
 }
 
 impl<C: Callbacks> App for Told<'_, C> {
-    fn accepted(&mut self, _: Instant, shard: &mut Shard, listener: u64, new: Accepted) -> u64 {
+    fn accepted(&mut self, now: Instant, shard: &mut Shard, listener: u64, new: Accepted) -> u64 {
         let Some((callbacks, user)) = self.who(listener) else {
+            shard.close(now, new.conn, Close::Abort);
             return 0;
         };
         let conn = self.inner(|inner| {

@@ -27,12 +27,14 @@ pub(crate) mod wake;
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use self::crew::Crew;
 use self::place::Place;
 use self::thread::with_me;
 use super::description::Pin;
 use super::reason::Reason;
+use crate::limits::SHARDS_MAX;
 use crate::stack::{Ready, Shard};
 use crate::sys::{Errno, Leaked};
 use crate::tcp;
@@ -225,6 +227,9 @@ pub fn after_fork_child() {
         runtime.place.close_inherited();
     }
     start::reset();
+    for claim in &CLAIMS {
+        claim.store(false, Ordering::Relaxed);
+    }
     for pin in super::description::all() {
         if let Some(set) = pin.set() {
             set.after_fork_in_child();
@@ -245,15 +250,26 @@ pub fn retire() {
     start::reset();
 }
 
-/// A shard for an event loop that runs on this thread: `number`, counted from 0, or the next that
-/// no loop has asked for. `None`: there is none to be had.
-pub(crate) fn shard_for_loop(number: Option<usize>) -> Option<usize> {
-    static NEXT: core::sync::atomic::AtomicUsize = core::sync::atomic::AtomicUsize::new(0);
-    let shards = shards();
-    match number {
-        Some(number) => (number < shards).then_some(number),
-        None if shards == 0 => None,
-        None => Some(NEXT.fetch_add(1, core::sync::atomic::Ordering::Relaxed) % shards),
+/// Which shards have an event loop.
+static CLAIMS: [AtomicBool; SHARDS_MAX] = [const { AtomicBool::new(false) }; SHARDS_MAX];
+
+/// Reserves a shard for an event loop: `number`, counted from 0, or the first that has none.
+/// `None`: there is none to be had; in dedicated mode, never.
+pub(crate) fn claim_shard(number: Option<usize>) -> Option<usize> {
+    if RUNTIME.get()?.crew.manner.dedicated {
+        return None;
+    }
+    let mut wanted = (0..shards()).filter(|index| number.is_none_or(|number| number == *index));
+    wanted.find(|index| {
+        let claim = CLAIMS.get(*index);
+        claim.is_some_and(|claim| !claim.swap(true, Ordering::AcqRel))
+    })
+}
+
+/// The loop is gone.
+pub(crate) fn unclaim_shard(number: usize) {
+    if let Some(claim) = CLAIMS.get(number) {
+        claim.store(false, Ordering::Release);
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Me {
     away: Cell<Duration>,
     /// How often a non-blocking call found nothing since its last turn.
     misses: Cell<u32>,
+    /// The shard that an event loop of this thread owns; beyond all shards: none.
+    own: Cell<usize>,
     /// It is in a callback of an event loop of ours.
     in_callback: Cell<bool>,
     wake: RefCell<Option<Arc<Wake>>>,
@@ -68,6 +70,7 @@ impl Me {
             left: Cell::new(Instant::ZERO),
             away: Cell::new(Duration::ZERO),
             misses: Cell::new(0),
+            own: Cell::new(usize::MAX),
             in_callback: Cell::new(false),
             wake: RefCell::new(None),
             wakeups: RefCell::new(Vec::new()),
@@ -89,6 +92,9 @@ impl Me {
 
     /// Which of `lanes` it turns by preference.
     pub(crate) fn home(&self, lanes: usize) -> usize {
+        if self.own.get() < lanes {
+            return self.own.get();
+        }
         self.number as usize % lanes.max(1)
     }
 
@@ -148,6 +154,11 @@ impl Me {
     /// What follows is (not) the handling of events.
     pub(crate) fn set_in_loop(&self, in_loop: bool) {
         self.in_loop.set(in_loop);
+    }
+
+    /// An event loop of this thread owns a shard, or does not any more.
+    pub(crate) fn set_own(&self, shard: Option<usize>) {
+        self.own.set(shard.unwrap_or(usize::MAX));
     }
 
     /// Callbacks of an event loop begin or end; returns how it was.
