@@ -15,8 +15,10 @@ need_root() {
 }
 
 # What each program is installed from, on Debian.
-PACKAGES_BUILD="cc=gcc clang=clang make=make"
-PACKAGES_TEST="ip=iproute2 nft=nftables bpftool=bpftool setpriv=util-linux ping=iputils-ping
+PACKAGES_BUILD="cc=gcc clang=clang make=make pkg-config=pkg-config"
+# What a build needs besides programs, by a file of each.
+FILES_BUILD="/usr/include/dpdk/rte_ethdev.h=libdpdk-dev /usr/lib/llvm-14/lib/libclang.so=libclang-dev"
+PACKAGES_TEST="dpdk-testpmd=dpdk-dev ip=iproute2 nft=nftables bpftool=bpftool setpriv=util-linux ping=iputils-ping
     redis-server=redis-server redis-benchmark=redis-tools nginx=nginx-light iperf3=iperf3"
 PACKAGES_BENCH="taskset=util-linux valgrind=valgrind ethtool=ethtool memcached=memcached"
 
@@ -26,6 +28,9 @@ install_missing() {
     PATH=$PATH:/usr/sbin:/sbin
     for pair in "$@"; do
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    for pair in $FILES_BUILD; do
+        [ -e "${pair%%=*}" ] || missing+=("${pair#*=}")
     done
     if [ -e /usr/bin/cc ] && [ ! -e /usr/include/stdlib.h ]; then
         missing+=(libc6-dev)

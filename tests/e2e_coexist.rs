@@ -32,10 +32,9 @@ const PAGE_BYTES: usize = 300_000;
 /// Interleaved measurements of each kind, with and without acceleration.
 const ROUNDS: usize = 3;
 
-/// With / without may not fall below this. An attached XDP program switches segmentation offload
-/// off on the veth peer: a bulk transfer towards it runs at 0.3 to 0.6 of its speed whoever
-/// attaches it (an empty program: 2.8 of 9.2 Gbit/s), and tests share their cores.
-const SPEED_KEPT: f64 = 0.2;
+/// With / without may not fall below this: nine tenths are usual, but tests share their cores. (A
+/// natively attached program would leave a third of "TCP in": `AttachMode::preferred_on`.)
+const SPEED_KEPT: f64 = 0.5;
 
 /// The kernel's services in the accelerated redis's namespace.
 struct Neighbours<'a> {

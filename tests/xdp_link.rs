@@ -220,7 +220,7 @@ fn frames_of_one_chunk_go_both_ways_without_a_copy() {
 #[test]
 fn frames_go_both_ways_by_default() {
     ping_pong(1500, &[10, 1460], 2048, XdpConfig::default());
-    ping_pong(1500, &[1460], 300, XdpConfig::default());
+    ping_pong(1500, &[1460], 380, XdpConfig::default());
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn long_frames_are_received_in_several_pieces() {
     };
     let copied = ping_pong(9000, &[1460, 4000, 8960], 16 << 10, config);
     assert_eq!(copied, 0);
-    let copied = ping_pong(9000, &[8960], 2000, XdpConfig::default());
+    let copied = ping_pong(9000, &[8960], 2300, XdpConfig::default());
     assert_eq!(copied, 0);
 }
 
@@ -276,7 +276,8 @@ fn ports_that_are_not_ours_reach_the_kernel() {
     std::thread::scope(|scope| {
         let server = pair.spawn_in(scope, 0, move || {
             let mut end = open(0, &[0], &XdpConfig::default());
-            assert_eq!(end.steering.mode(), AttachMode::Native);
+            // One queue: generic, so that the kernel's own traffic keeps its offloads.
+            assert_eq!(end.steering.mode(), AttachMode::Generic);
             let listener = TcpListener::bind((IPV4[0], 80)).unwrap();
             tell.send(()).unwrap();
             let (mut stream, _) = listener.accept().unwrap();

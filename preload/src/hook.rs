@@ -106,7 +106,7 @@ pub(crate) fn inside_blocking<R: Failure>(call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The result types of the hooked functions, which all fail with −1 and `errno`.
+/// The result types of the hooked functions, which fail with −1 (or null) and `errno`.
 pub(crate) trait Failure: Copy {
     const FAILURE: Self;
     fn is_failure(self) -> bool;
@@ -131,6 +131,13 @@ impl Failure for c_long {
     const FAILURE: Self = -1;
     fn is_failure(self) -> bool {
         self == -1
+    }
+}
+
+impl<T> Failure for *mut T {
+    const FAILURE: Self = core::ptr::null_mut();
+    fn is_failure(self) -> bool {
+        self.is_null()
     }
 }
 

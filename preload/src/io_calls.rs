@@ -7,6 +7,7 @@ use libc::{
 
 use crate::hook::{self, Failure as _, hooks};
 use crate::libluna::Libluna;
+use crate::splice::{self, End};
 
 hooks! {
     fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t = |luna| {
@@ -167,13 +168,17 @@ hooks! {
         unsafe { ours::sendfile(luna, out, input, offset, count) }
     }
 
-    // `EINVAL` means "these descriptors cannot be spliced": programs then read and write.
+    // The kernel can splice from and to what is only kept track of.
     fn splice(
         input: c_int, input_offset: *mut off_t, output: c_int, output_offset: *mut off_t,
         len: size_t, flags: c_uint,
     ) -> ssize_t = |luna| {
-        let _ = (input_offset, output_offset, len, flags);
-        (luna.owns(input) || luna.owns(output)).then(|| hook::fail(libc::EINVAL))
+        if hook::is_inside() || !luna.serves(input) && !luna.serves(output) {
+            return None;
+        }
+        let input = End { fd: input, offset: input_offset };
+        let output = End { fd: output, offset: output_offset };
+        Some(hook::inside_blocking(|| splice::splice(luna, input, output, len, flags)))
     }
 }
 
@@ -245,8 +250,8 @@ unsafe fn send_messages(
     count.min(libc::UIO_MAXIOV as c_uint) as c_int
 }
 
-/// `recvmmsg` out of `recvmsg`. A stream socket has no message borders; the end of the stream
-/// ends the call. The timeout is looked at by the kernel only between messages, so that here,
+/// `recvmmsg` out of `recvmsg`. A stream socket has no message borders, and at its end every
+/// message is empty. The timeout is looked at by the kernel only between messages, so that here,
 /// where later messages never wait, it changes nothing.
 unsafe fn recv_messages(
     luna: &'static Libluna,
@@ -267,9 +272,6 @@ unsafe fn recv_messages(
             return if done == 0 { -1 } else { done as c_int };
         }
         message.msg_len = received as c_uint;
-        if received == 0 {
-            return done as c_int + 1;
-        }
     }
     count as c_int
 }

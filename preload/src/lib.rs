@@ -15,6 +15,8 @@ mod hook;
 mod io_calls;
 mod libluna;
 mod socket_calls;
+mod splice;
+mod stdio_calls;
 mod syscall_gate;
 
 /// Runs before `main`. Resolves the real functions now, so that no later call needs the dynamic
@@ -27,6 +29,7 @@ fn start() {
         io_calls::CELLS,
         event_calls::CELLS,
         fd_calls::CELLS,
+        stdio_calls::CELLS,
         syscall_gate::CELLS,
     ];
     for cell in files.into_iter().flatten() {

@@ -123,6 +123,14 @@ impl Libluna {
         fd >= 0 && unsafe { (self.fd_owned)(fd) } != 0
     }
 
+    /// Whether calls on the descriptor are served by luna: not so for a kernel socket that it only
+    /// keeps track of.
+    #[inline]
+    pub(crate) fn serves(&self, fd: c_int) -> bool {
+        // SAFETY: as above.
+        fd >= 0 && unsafe { (self.fd_owned)(fd) } == 1
+    }
+
     /// Whether the descriptor is one that libluna keeps for itself, which the program does not
     /// know and must not close.
     #[inline]

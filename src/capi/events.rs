@@ -6,6 +6,7 @@ use core::slice;
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 use super::macros::{Failure, ended, entry, forward};
+use super::memory;
 use crate::socket::poll::{FdSets, fd_set_words};
 use crate::socket::{self, description, epoll, fork};
 use crate::sys::{self, EpollEvent, Errno, PollFd, SignalSet};
@@ -25,25 +26,15 @@ fn millis(timeout: c_int) -> Option<Duration> {
     u64::try_from(timeout).ok().map(Duration::from_millis)
 }
 
-/// Likewise for a `timespec`, which must be a valid one.
-fn span(timeout: timespec) -> Result<Duration, Errno> {
-    match (
-        u64::try_from(timeout.tv_sec),
-        u64::try_from(timeout.tv_nsec),
-    ) {
-        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => {
-            Ok(Duration::from_secs(seconds) + Duration::from_nanos(nanos))
-        }
-        _ => Err(Errno::INVAL),
-    }
-}
-
 /// # Safety
 ///
 /// `timeout` is null or points to a `timespec`.
 unsafe fn optional_span(timeout: *const timespec) -> Result<Option<Duration>, Errno> {
     // SAFETY: the caller's contract.
-    unsafe { timeout.as_ref() }.copied().map(span).transpose()
+    unsafe { timeout.as_ref() }
+        .copied()
+        .map(memory::span)
+        .transpose()
 }
 
 /// # Safety
@@ -333,7 +324,7 @@ pub unsafe extern "C" fn luna_select(
             tv_sec: given.tv_sec.saturating_add(given.tv_usec / 1_000_000),
             tv_nsec: given.tv_usec % 1_000_000 * 1000,
         });
-        let mut limit = limit.map(span).transpose()?;
+        let mut limit = limit.map(memory::span).transpose()?;
         // SAFETY: the caller's contract.
         let sets = unsafe { fd_sets(nfds, [readfds, writefds, exceptfds]) }?;
         let result = socket::poll::select(nfds, sets, &mut limit, None);

@@ -4,8 +4,8 @@ use core::ffi::{c_int, c_long, c_uint, c_ulong};
 
 use super::macros::{ended, entry, forward};
 use crate::socket::calls::{self, IoctlAnswer};
-use crate::socket::description::Kind;
-use crate::socket::{self, close, duplicate};
+use crate::socket::description::{Kind, Pin};
+use crate::socket::{self, close, duplicate, placeholder};
 use crate::sys::{Errno, internal};
 
 /// `close(2)`.
@@ -95,6 +95,13 @@ pub unsafe extern "C" fn luna_fcntl(fd: c_int, cmd: c_int, arg: c_long) -> c_int
             return entry!({ duplicate::dup_from(fd, arg as c_int, cloexec) });
         }
         libc::F_GETFL | libc::F_SETFL => {}
+        F_SETOWN | F_GETOWN | F_SETSIG | F_GETSIG | F_SETOWN_EX | F_GETOWN_EX => {
+            return match shared_placeholder(fd) {
+                // SAFETY: the caller's contract.
+                Some(pin) => entry!({ unsafe { owner(&pin, cmd, arg) } }),
+                None => ended(forward!(fcntl, fd, cmd, arg)),
+            };
+        }
         _ => return ended(forward!(fcntl, fd, cmd, arg)),
     }
     let Some(pin) = socket::pin_checked(fd) else {
@@ -106,6 +113,69 @@ pub unsafe extern "C" fn luna_fcntl(fd: c_int, cmd: c_int, arg: c_long) -> c_int
         }
         calls::set_status_flags(&pin, arg as c_int).map(|()| 0)
     })
+}
+
+const F_SETOWN: c_int = libc::F_SETOWN;
+const F_GETOWN: c_int = libc::F_GETOWN;
+// The C library hides these behind `_GNU_SOURCE`, and the libc crate does not have them.
+const F_SETSIG: c_int = 10;
+const F_GETSIG: c_int = 11;
+const F_SETOWN_EX: c_int = 15;
+const F_GETOWN_EX: c_int = 16;
+/// `struct f_owner_ex`'s types.
+const F_OWNER_PID: c_int = 1;
+const F_OWNER_PGRP: c_int = 2;
+
+/// The stream behind a number whose kernel file is shared with other streams.
+fn shared_placeholder(fd: c_int) -> Option<Pin> {
+    let pin = socket::pin_checked(fd)?;
+    let is_shared = matches!(pin.kind(), Kind::Stream | Kind::Dead) && !pin.socket.lock().has_twin;
+    is_shared.then_some(pin)
+}
+
+/// Who is told of input by which signal. Remembered for the connection, for the kernel's file
+/// stands for others too; the kernel judges, on a socket of our own. No signal is ever sent.
+///
+/// # Safety
+///
+/// As for `fcntl(2)` with this command.
+unsafe fn owner(pin: &Pin, cmd: c_int, arg: c_long) -> Result<c_int, Errno> {
+    let (family, (owner, signal)) = {
+        let cell = pin.socket.lock();
+        (cell.family, cell.owner)
+    };
+    match cmd {
+        F_GETOWN => return Ok(owner),
+        F_GETSIG => return Ok(signal),
+        F_GETOWN_EX => {
+            let told: *mut [c_int; 2] = arg as *mut [c_int; 2];
+            if told.is_null() {
+                return Err(Errno::FAULT);
+            }
+            let kind = if owner < 0 { F_OWNER_PGRP } else { F_OWNER_PID };
+            // SAFETY: not null, and the command takes a pointer to two ints.
+            unsafe { told.write_unaligned([kind, owner.saturating_abs()]) };
+            return Ok(0);
+        }
+        _ => {}
+    }
+    let told = placeholder::with_judge(family, |judge| {
+        forward!(fcntl, judge, cmd, arg)?;
+        let told = (
+            forward!(fcntl, judge, F_GETOWN, 0)? as c_int,
+            forward!(fcntl, judge, F_GETSIG, 0)? as c_int,
+        );
+        forward!(fcntl, judge, F_SETOWN, 0)?;
+        forward!(fcntl, judge, F_SETSIG, 0)?;
+        Ok(told)
+    })?;
+    let mut cell = pin.socket.lock();
+    if cmd == F_SETSIG {
+        cell.owner.1 = told.1;
+    } else {
+        cell.owner.0 = told.0;
+    }
+    Ok(0)
 }
 
 /// `ioctl(2)`, with one argument of the size of a pointer.
@@ -127,6 +197,22 @@ pub unsafe extern "C" fn luna_ioctl(fd: c_int, request: c_ulong, arg: c_long) ->
     };
     entry!({
         let pointer = arg as *mut c_int;
+        let owns = matches!(request, FIOSETOWN | SIOCSPGRP | FIOGETOWN | SIOCGPGRP);
+        if let Some(pin) = owns.then(|| shared_placeholder(fd)).flatten() {
+            if pointer.is_null() {
+                return Err(Errno::FAULT);
+            }
+            if matches!(request, FIOGETOWN | SIOCGPGRP) {
+                let owner = pin.socket.lock().owner.0;
+                // SAFETY: these requests take a pointer to an int, which is not null.
+                unsafe { pointer.write_unaligned(owner) };
+                return Ok(0);
+            }
+            // SAFETY: as above.
+            let owner = unsafe { pointer.read_unaligned() };
+            // SAFETY: the command takes a number.
+            return unsafe { self::owner(&pin, F_SETOWN, c_long::from(owner)) };
+        }
         let flag = match request {
             libc::FIONBIO => libc::O_NONBLOCK,
             libc::FIOASYNC => libc::O_ASYNC,
@@ -151,6 +237,11 @@ pub unsafe extern "C" fn luna_ioctl(fd: c_int, request: c_ulong, arg: c_long) ->
         }
     })
 }
+
+const FIOSETOWN: c_ulong = 0x8901;
+const SIOCSPGRP: c_ulong = 0x8902;
+const FIOGETOWN: c_ulong = 0x8903;
+const SIOCGPGRP: c_ulong = 0x8904;
 
 /// Whether a descriptor is one of those that luna keeps for itself.
 ///

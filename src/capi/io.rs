@@ -8,9 +8,9 @@ use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, 
 use super::macros::{ended, entry, forward};
 use super::memory::{self, VECTORS_MAX};
 use crate::socket::description::{Kind, Pin, pin_active};
-use crate::socket::{fork, runtime, sendfile, stream};
+use crate::socket::reason::Reason;
+use crate::socket::{self, fork, runtime, sendfile, stream};
 use crate::sys::Errno;
-use crate::time::Duration;
 
 /// The stream behind a descriptor. All else, luna's listeners and epoll sets included, gets the
 /// kernel's answer.
@@ -188,6 +188,13 @@ unsafe fn receive_message(pin: &Pin, msg: *mut msghdr, flags: c_int) -> Result<u
     if msg.msg_iovlen > VECTORS_MAX {
         return Err(Errno::MSGSIZE);
     }
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        let completed = stream::take_completions(pin).ok_or(Errno::AGAIN)?;
+        let family = pin.socket.lock().family;
+        // SAFETY: the caller vouches for the room that the message announces.
+        unsafe { notify(msg, family, completed) };
+        return Ok(0);
+    }
     // SAFETY: as above.
     let received = unsafe {
         memory::filled_vectors(msg.msg_iov, msg.msg_iovlen, |bufs| {
@@ -200,6 +207,58 @@ unsafe fn receive_message(pin: &Pin, msg: *mut msghdr, flags: c_int) -> Result<u
     msg.msg_controllen = 0;
     msg.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
     Ok(received)
+}
+
+/// Writes the notification that sends with `MSG_ZEROCOPY` are complete (a `struct
+/// sock_extended_err` and an address that names nobody), cut to the room there is.
+///
+/// # Safety
+///
+/// `msg_controllen` bytes at `msg_control` must be writable, unless it is null.
+unsafe fn notify(msg: &mut msghdr, family: c_int, (first, last): (u32, u32)) {
+    const ERROR_BYTES: usize = 16;
+    const ORIGIN_ZEROCOPY: u8 = 5;
+    const CODE_COPIED: u8 = 1;
+    let (level, kind, address_bytes) = if family == libc::AF_INET6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 28)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_RECVERR, 16)
+    };
+    let head = size_of::<libc::cmsghdr>();
+    let len = head + ERROR_BYTES + address_bytes;
+    let mut bytes = [0_u8; 64];
+    let mut put = |at: usize, value: &[u8]| {
+        for (to, from) in bytes.iter_mut().skip(at).zip(value) {
+            *to = *from;
+        }
+    };
+    put(0, &len.to_ne_bytes());
+    put(8, &level.to_ne_bytes());
+    put(12, &kind.to_ne_bytes());
+    put(head + 4, &[ORIGIN_ZEROCOPY, 0, CODE_COPIED, 0]);
+    put(head + 8, &first.to_ne_bytes());
+    put(head + 12, &last.to_ne_bytes());
+    msg.msg_flags = libc::MSG_ERRQUEUE;
+    if !msg.msg_name.is_null() {
+        msg.msg_namelen = 0;
+    }
+    let room = if msg.msg_control.is_null() {
+        0
+    } else {
+        msg.msg_controllen
+    };
+    if room < len {
+        msg.msg_flags |= libc::MSG_CTRUNC;
+    }
+    let written = if room < head { 0 } else { room.min(len) };
+    if written > 0 {
+        put(0, &written.to_ne_bytes());
+        // SAFETY: the caller vouches for `room` bytes, and the source has more.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), msg.msg_control.cast::<u8>(), written);
+        }
+    }
+    msg.msg_controllen = written.next_multiple_of(size_of::<usize>()).min(room);
 }
 
 /// `recvmmsg(2)` on any descriptor.
@@ -224,11 +283,13 @@ pub unsafe extern "C" fn luna_recvmmsg(
     };
     entry!({
         // SAFETY: the caller vouches for it, unless it is null.
-        let deadline = unsafe { timeout.as_ref() }.map(|limit| {
-            runtime::now()
-                + Duration::from_secs(limit.tv_sec.max(0).cast_unsigned())
-                + Duration::from_nanos(limit.tv_nsec.max(0).cast_unsigned())
-        });
+        let deadline = match unsafe { timeout.as_ref() } {
+            Some(&limit) => Some(runtime::now() + memory::span(limit)?),
+            None => None,
+        };
+        if let Some(errno) = stream::take_error(&pin) {
+            return Err(errno);
+        }
         let mut flags = flags;
         let mut done = 0;
         while done < vlen.min(VECTORS_MAX as c_uint) {
@@ -247,7 +308,7 @@ pub unsafe extern "C" fn luna_recvmmsg(
             if one_at_least {
                 flags |= libc::MSG_DONTWAIT;
             }
-            if entry.msg_len == 0 || deadline.is_some_and(|end| runtime::now() >= end) {
+            if deadline.is_some_and(|end| runtime::now() >= end) {
                 break;
             }
         }
@@ -427,6 +488,7 @@ pub unsafe extern "C" fn luna_sendto(
     addrlen: socklen_t,
 ) -> ssize_t {
     let Some(pin) = stream_behind(fd) else {
+        leave_to_fast_open(fd, flags);
         return ended(forward!(sendto, fd, buf, count, flags, addr, addrlen));
     };
     entry!({
@@ -434,6 +496,16 @@ pub unsafe extern "C" fn luna_sendto(
         let bytes = unsafe { memory::bytes(buf, count) }?;
         moved(stream::send(&pin, &[IoSlice::new(bytes)], flags)?)
     })
+}
+
+/// A send with `MSG_FASTOPEN` connects a socket behind our back: it is the kernel's from then on.
+fn leave_to_fast_open(fd: c_int, flags: c_int) {
+    if flags & libc::MSG_FASTOPEN != 0
+        && let Some(pin) = socket::pin_checked(fd)
+        && pin.kind() == Kind::Provisional
+    {
+        pin.set_kernel(Reason::Unsupported);
+    }
 }
 
 /// `sendmsg(2)` on any descriptor. A connection ignores address and control messages.
@@ -448,6 +520,7 @@ pub unsafe extern "C" fn luna_sendto(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     let Some(pin) = stream_behind(fd) else {
+        leave_to_fast_open(fd, flags);
         return ended(forward!(sendmsg, fd, msg, flags));
     };
     // SAFETY: the caller's contract.

@@ -4,10 +4,11 @@ use core::ffi::c_void;
 use std::io::{IoSlice, IoSliceMut};
 
 use arrayvec::ArrayVec;
-use libc::{iovec, sockaddr, socklen_t};
+use libc::{iovec, sockaddr, socklen_t, timespec};
 
 use crate::socket::addr::Encoded;
 use crate::sys::{Errno, SOCKADDR_BYTES_MAX};
+use crate::time::Duration;
 
 /// `MAX_RW_COUNT`: the most that one call moves.
 const COUNT_MAX: usize = 0x7fff_f000;
@@ -198,4 +199,17 @@ pub(super) unsafe fn room(len: *const socklen_t) -> Result<usize, Errno> {
     let room = unsafe { len.read() };
     // The kernel reads it as an int.
     usize::try_from(room.cast_signed()).map_err(|_| Errno::INVAL)
+}
+
+/// A time span in the words of C, which must be a valid one.
+pub(super) fn span(timeout: timespec) -> Result<Duration, Errno> {
+    match (
+        u64::try_from(timeout.tv_sec),
+        u64::try_from(timeout.tv_nsec),
+    ) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => {
+            Ok(Duration::from_secs(seconds) + Duration::from_nanos(nanos))
+        }
+        _ => Err(Errno::INVAL),
+    }
 }

@@ -53,7 +53,11 @@ pub unsafe extern "C" fn luna_bind(fd: c_int, addr: *const sockaddr, addrlen: so
                 }
                 forward!(bind, fd, addr, addrlen).map(|_| 0)
             }
-            Kind::Stream | Kind::Dead => Err(Errno::INVAL),
+            Kind::Stream | Kind::Dead => {
+                // SAFETY: the caller's contract.
+                let address = unsafe { memory::address(addr, addrlen) }?;
+                calls::bind_again(&pin, address).map(|()| 0)
+            }
             Kind::Epoll => Err(Errno::NOTSOCK),
         }
     })
@@ -121,6 +125,9 @@ pub unsafe extern "C" fn luna_accept4(
         });
     };
     entry!({
+        if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+            return Err(Errno::INVAL);
+        }
         match pin.kind() {
             Kind::Listener => {}
             Kind::Epoll => return Err(Errno::NOTSOCK),
@@ -292,7 +299,7 @@ pub unsafe extern "C" fn luna_getsockopt(
 /// # Errors
 ///
 /// Those of `setsockopt(2)`; `ENOPROTOOPT` for what the stack can't honour (`TCP_ULP`,
-/// `TCP_MD5SIG`, `TCP_REPAIR`, `SO_ZEROCOPY`, socket filters).
+/// `TCP_MD5SIG`, `TCP_REPAIR`, socket filters).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn luna_setsockopt(
     fd: c_int,
@@ -301,13 +308,18 @@ pub unsafe extern "C" fn luna_setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> c_int {
-    let Some(pin) = socket::pin_checked(fd) else {
+    let Some(pin) = socket::pin_checked(fd).filter(|pin| pin.kind() != Kind::Epoll) else {
         return ended(forward!(setsockopt, fd, level, name, value, len));
     };
     entry!({
         if pin.kind() == Kind::Provisional || pin.kind() == Kind::Kernel {
-            pin.socket.lock().options_touched = true;
-            return forward!(setsockopt, fd, level, name, value, len).map(|_| 0);
+            forward!(setsockopt, fd, level, name, value, len)?;
+            let mut cell = pin.socket.lock();
+            cell.options_touched = true;
+            if pin.kind() == Kind::Provisional {
+                cell.options.note(fd, level, name);
+            }
+            return Ok(0);
         }
         let len = usize::try_from(len.cast_signed()).map_err(|_| Errno::INVAL)?;
         // SAFETY: the caller's contract.

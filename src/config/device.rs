@@ -35,12 +35,27 @@ pub enum DeviceSpec {
         address: String,
         /// The kernel interface whose addresses and routes it uses.
         kernel: Option<String>,
+        /// Our address on the link, the length of its prefix, and the MTU.
+        network: Option<Network>,
     },
-    /// `eal:DEVARGS`: a device in the words of DPDK.
+    /// `eal:DEVARGS[,ip=ADDR/LEN][,mtu=N]`: a device in the words of DPDK.
     Eal {
         /// Passed on as they are.
         arguments: String,
+        /// As for `Pci`.
+        network: Option<Network>,
     },
+}
+
+/// Where a link that the kernel does not know is in the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Our address on the link.
+    pub address: IpAddr,
+    /// The length of the link's prefix.
+    pub prefix_len: u8,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
 }
 
 /// Why the stack can't start on a device.
@@ -60,16 +75,18 @@ pub enum StartError {
     },
 }
 
-const SUPPORTED: &str = if cfg!(feature = "xdp") {
-    "xdp:IFNAME and memif:SOCKET,…"
-} else {
-    "memif:SOCKET,…"
+const SUPPORTED: &str = match (cfg!(feature = "xdp"), cfg!(feature = "dpdk")) {
+    (true, true) => "xdp:IFNAME, memif:SOCKET,…, pci:BDF,ip=… and eal:DEVARGS,ip=…",
+    (true, false) => "xdp:IFNAME and memif:SOCKET,…",
+    (false, true) => "memif:SOCKET,…, pci:BDF,ip=… and eal:DEVARGS,ip=…",
+    (false, false) => "memif:SOCKET,…",
 };
 const KINDS: &str = "xdp:IFNAME, memif:SOCKET,role=server|client,ip=ADDR/LEN[,mtu=N], \
-                     pci:BDF[,kernel=IFNAME] or eal:DEVARGS";
+                     pci:BDF,ip=ADDR/LEN[,mtu=N] or eal:DEVARGS,ip=ADDR/LEN[,mtu=N]";
 const INTERFACE: &str = "the name of an interface has 1 to 15 bytes, no blank and no `/`";
 const MEMIF: &str = "memif:SOCKET,role=server|client,ip=ADDR/LEN[,mtu=N]";
-const PCI: &str = "pci:[DOMAIN:]BUS:DEVICE.FUNCTION[,kernel=IFNAME], like pci:3b:00.1";
+const PCI: &str = "pci:[DOMAIN:]BUS:DEVICE.FUNCTION with kernel=IFNAME or ip=ADDR/LEN[,mtu=N], \
+                   like pci:3b:00.1,ip=10.0.0.1/24";
 
 /// Ethernet's usual largest packet, for links that have no interface to ask.
 const MTU_DEFAULT_BYTES: u16 = 1500;
@@ -92,10 +109,7 @@ impl DeviceSpec {
             }),
             "memif" => memif(rest),
             "pci" => pci(rest),
-            "eal" if !rest.trim().is_empty() => Ok(Self::Eal {
-                arguments: rest.trim().into(),
-            }),
-            "eal" => Err("eal: must be followed by DPDK device arguments"),
+            "eal" => eal(rest.trim()),
             _ => Err(KINDS),
         }
     }
@@ -114,7 +128,11 @@ impl DeviceSpec {
     pub const fn own_address(&self) -> Option<IpAddr> {
         match self {
             Self::Memif { address, .. } => Some(*address),
-            Self::Xdp { .. } | Self::Pci { .. } | Self::Eal { .. } => None,
+            Self::Pci { network, .. } | Self::Eal { network, .. } => match network {
+                Some(network) => Some(network.address),
+                None => None,
+            },
+            Self::Xdp { .. } => None,
         }
     }
 
@@ -127,6 +145,7 @@ impl DeviceSpec {
         match self {
             Self::Xdp { .. } if cfg!(feature = "xdp") => Ok(()),
             Self::Memif { .. } => Ok(()),
+            Self::Pci { kernel: None, .. } | Self::Eal { .. } if cfg!(feature = "dpdk") => Ok(()),
             _ => Err(StartError::Unsupported {
                 spec: self.to_string(),
                 kind: self.kind(),
@@ -159,16 +178,31 @@ impl fmt::Display for DeviceSpec {
             }
             Self::Pci {
                 address,
-                kernel: None,
-            } => write!(f, "pci:{address}"),
-            Self::Pci {
-                address,
-                kernel: Some(kernel),
+                kernel,
+                network,
             } => {
-                write!(f, "pci:{address},kernel={kernel}")
+                write!(f, "pci:{address}")?;
+                if let Some(kernel) = kernel {
+                    write!(f, ",kernel={kernel}")?;
+                }
+                write_network(f, network.as_ref())
             }
-            Self::Eal { arguments } => write!(f, "eal:{arguments}"),
+            Self::Eal { arguments, network } => {
+                write!(f, "eal:{arguments}")?;
+                write_network(f, network.as_ref())
+            }
         }
+    }
+}
+
+fn write_network(f: &mut fmt::Formatter<'_>, network: Option<&Network>) -> fmt::Result {
+    match network {
+        Some(Network {
+            address,
+            prefix_len,
+            mtu,
+        }) => write!(f, ",ip={address}/{prefix_len},mtu={mtu}"),
+        None => Ok(()),
     }
 }
 
@@ -193,13 +227,7 @@ fn memif(text: &str) -> Result<DeviceSpec, &'static str> {
             ("role", "client") => role = Some(MemifRole::Client),
             ("role", _) => return Err("role is server or client"),
             ("ip", value) => ip = Some(network(value).ok_or("ip is ADDR/LEN, like 10.0.0.1/24")?),
-            ("mtu", value) => {
-                mtu = value
-                    .parse()
-                    .ok()
-                    .filter(|mtu| (MTU_MIN_BYTES..=MTU_MAX_BYTES).contains(mtu))
-                    .ok_or("mtu is a number of bytes from 576 to 65000")?;
-            }
+            ("mtu", value) => mtu = packet_size(value)?,
             _ => return Err(MEMIF),
         }
     }
@@ -214,6 +242,43 @@ fn memif(text: &str) -> Result<DeviceSpec, &'static str> {
     })
 }
 
+fn packet_size(text: &str) -> Result<u16, &'static str> {
+    let mtu = text.parse().ok();
+    mtu.filter(|mtu| (MTU_MIN_BYTES..=MTU_MAX_BYTES).contains(mtu))
+        .ok_or("mtu is a number of bytes from 576 to 65000")
+}
+
+/// Takes `ip=` and `mtu=` out of a list of options; what is left, and the network if there is one.
+fn take_network(options: &str) -> Result<(Vec<&str>, Option<Network>), &'static str> {
+    let (mut rest, mut ip, mut mtu) = (Vec::new(), None, None);
+    for item in options.split(',').map(str::trim) {
+        match item.split_once('=') {
+            Some(("ip", value)) => {
+                ip = Some(network(value).ok_or("ip is ADDR/LEN, like 10.0.0.1/24")?);
+            }
+            Some(("mtu", value)) => mtu = Some(packet_size(value)?),
+            _ => rest.push(item),
+        }
+    }
+    let found = ip.map(|(address, prefix_len)| Network {
+        address,
+        prefix_len,
+        mtu: mtu.unwrap_or(MTU_DEFAULT_BYTES),
+    });
+    Ok((rest, found))
+}
+
+fn eal(text: &str) -> Result<DeviceSpec, &'static str> {
+    let (arguments, network) = take_network(text)?;
+    if arguments.first().is_none_or(|name| name.is_empty()) {
+        return Err("eal: must be followed by DPDK device arguments");
+    }
+    Ok(DeviceSpec::Eal {
+        arguments: arguments.join(","),
+        network,
+    })
+}
+
 fn network(text: &str) -> Option<(IpAddr, u8)> {
     let (address, length) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
@@ -223,17 +288,18 @@ fn network(text: &str) -> Option<(IpAddr, u8)> {
 }
 
 fn pci(text: &str) -> Result<DeviceSpec, &'static str> {
-    let (address, kernel) = match text.split_once(',') {
-        Some((address, option)) => (
-            address,
-            Some(interface(
-                option.trim().strip_prefix("kernel=").ok_or(PCI)?,
-            )?),
-        ),
-        None => (text, None),
+    let (items, network) = take_network(text)?;
+    let (address, options) = items.split_first().ok_or(PCI)?;
+    let kernel = match options {
+        [] => None,
+        [option] => Some(interface(option.strip_prefix("kernel=").ok_or(PCI)?)?),
+        _ => return Err(PCI),
     };
-    let address = pci_address(address.trim()).ok_or(PCI)?;
-    Ok(DeviceSpec::Pci { address, kernel })
+    Ok(DeviceSpec::Pci {
+        address: pci_address(address).ok_or(PCI)?,
+        kernel,
+        network,
+    })
 }
 
 /// Checks `[DOMAIN:]BUS:DEVICE.FUNCTION` and completes it with the domain.

@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::time::Duration;
 use crate::traffic::{ConnectRules, PortSet};
 
-pub use device::{DeviceSpec, MemifRole, StartError};
+pub use device::{DeviceSpec, MemifRole, Network, StartError};
 pub use settings::{SETTINGS, Setting};
 pub use values::{parse_bool, parse_duration};
 

@@ -201,11 +201,27 @@ fn device_specifications_round_trip() {
     ] {
         assert!(DeviceSpec::parse(text).is_err(), "{text}");
     }
-    let error = DeviceSpec::parse("eal:net_null0")
+    let error = DeviceSpec::parse("pci:3b:00.1,kernel=eth0")
         .unwrap()
         .check_supported()
         .unwrap_err();
-    assert!(error.to_string().contains("eal:net_null0"), "{error}");
+    assert!(
+        error.to_string().contains("pci:0000:3b:00.1,kernel=eth0"),
+        "{error}"
+    );
+    for (text, shown) in [
+        ("eal:net_tap0,iface=t0", "eal:net_tap0,iface=t0"),
+        (
+            "eal:net_tap0,ip=10.0.0.1/24,iface=t0",
+            "eal:net_tap0,iface=t0,ip=10.0.0.1/24,mtu=1500",
+        ),
+        (
+            "pci:3b:00.1,mtu=9000,ip=fd00::1/64",
+            "pci:0000:3b:00.1,ip=fd00::1/64,mtu=9000",
+        ),
+    ] {
+        assert_eq!(DeviceSpec::parse(text).unwrap().to_string(), shown);
+    }
 }
 
 #[test]

@@ -4,10 +4,13 @@
 //! what is in a frame. Received bytes are never copied by a device: a frame arrives as slices
 //! of the very objects that the link wrote to.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod fault;
 pub mod memif;
 pub mod pair;
 pub mod pcap;
+mod segment;
 #[cfg(test)]
 mod testing;
 #[cfg(feature = "xdp")]
@@ -37,6 +40,23 @@ pub struct RxFrame {
     pub pieces: Pieces,
     /// The device has verified the TCP checksum.
     pub checksum_ok: bool,
+    /// Whether this is all of it.
+    pub part: FramePart,
+}
+
+/// How a received frame of more pieces than [`FRAME_PIECES_MAX`] is handed over: one after the
+/// other, with no other frame between them. Only segmentation offload of a sender on this very
+/// machine makes such frames (a veth's kernel peer: up to 64 KiB).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FramePart {
+    /// A frame by itself, as nearly all are.
+    Whole,
+    /// The headers and the first bytes.
+    First,
+    /// The bytes that follow, payload only.
+    Middle,
+    /// The last bytes.
+    Last,
 }
 
 /// A frame to send: headers by value, payload by reference.
@@ -125,6 +145,11 @@ pub trait Device {
     /// when a frame arrives. Returns false if frames are waiting already: then do not sleep.
     fn arm(&mut self) -> bool;
 
+    /// Nothing wakes a sleeper when a frame arrives: sleep only for short spans.
+    fn must_be_polled(&self) -> bool {
+        false
+    }
+
     /// Descriptors to wait on; empty when the device can only be polled.
     fn wait_fds(&self) -> &[std::os::fd::RawFd];
 
@@ -162,6 +187,10 @@ impl<D: Device + ?Sized> Device for Box<D> {
 
     fn arm(&mut self) -> bool {
         (**self).arm()
+    }
+
+    fn must_be_polled(&self) -> bool {
+        (**self).must_be_polled()
     }
 
     fn wait_fds(&self) -> &[std::os::fd::RawFd] {
@@ -275,6 +304,14 @@ pub enum OpenError {
         mib: usize,
         /// The kernel's answer.
         source: std::io::Error,
+    },
+    /// DPDK would not.
+    #[error("{device}: {cause}")]
+    Dpdk {
+        /// Its devargs.
+        device: String,
+        /// What failed, and what to do.
+        cause: String,
     },
     /// Anything else the kernel refused.
     #[error("{interface}: {action}: {source}")]

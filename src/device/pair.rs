@@ -16,7 +16,7 @@ use std::rc::Rc;
 )]
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Capabilities, Device, DeviceStats, Pieces, RxFrame, TxFrame};
+use super::{Capabilities, Device, DeviceStats, FramePart, Pieces, RxFrame, TxFrame};
 use crate::zbuf::{Pool, Slice};
 
 /// What a wire is to be, in both directions.
@@ -199,6 +199,7 @@ impl Device for LinkedEnd {
                     frames.push(RxFrame {
                         pieces,
                         checksum_ok,
+                        part: FramePart::Whole,
                     });
                     received += 1;
                 }
@@ -316,6 +317,7 @@ impl LocalEnd {
         Some(RxFrame {
             pieces,
             checksum_ok,
+            part: FramePart::Whole,
         })
     }
 }

@@ -74,12 +74,35 @@ pub fn peer_name(pin: &Pin) -> Result<Encoded, Errno> {
     Ok(addr::encode(remote, cell.family))
 }
 
+/// `bind(2)` on a connection, or on what is left of one: always an error, and the kernel's if it
+/// would not have taken the address from anybody.
+///
+/// # Errors
+///
+/// Those of `bind(2)`; `EINVAL` for a good address. (Linux lets a socket whose connection is over
+/// be bound again; ours keeps its port.)
+pub fn bind_again(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
+    let mut address = address.to_vec();
+    // Not a port that is in use: the family and the address are what is tried.
+    if let Some(port) = address.get_mut(2..4) {
+        port.fill(0);
+    }
+    let family = pin.socket.lock().family;
+    let trial = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)?;
+    let result = sys::bind(trial, &address);
+    sys::close(trial)?;
+    result.and(Err(Errno::INVAL))
+}
+
 /// `shutdown(2)`.
 ///
 /// # Errors
 ///
 /// `EINVAL` for an unknown `how`, `ENOTCONN` if there is no connection.
 pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
+    if pin.kind() == Kind::Epoll {
+        return Err(Errno::NOTSOCK);
+    }
     if !matches!(how, libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR) {
         return Err(Errno::INVAL);
     }
@@ -261,7 +284,7 @@ pub fn status_flags(pin: &Pin) -> Result<i32, Errno> {
     let kernel = sys::status_flags(pin.fd())?;
     match pin.kind() {
         Kind::Stream | Kind::Listener | Kind::Dead => {
-            Ok(kernel & !(libc::O_NONBLOCK | libc::O_ASYNC) | pin.status_flags())
+            Ok(kernel & !description::STATUS_MASK.cast_signed() | pin.status_flags())
         }
         Kind::Provisional | Kind::Kernel | Kind::Epoll => Ok(kernel),
     }
@@ -274,6 +297,10 @@ pub fn status_flags(pin: &Pin) -> Result<i32, Errno> {
 /// What the kernel answers.
 pub fn set_status_flags(pin: &Pin, flags: i32) -> Result<(), Errno> {
     match pin.kind() {
+        // No socket can do without the page cache.
+        Kind::Stream | Kind::Listener | Kind::Dead if flags & libc::O_DIRECT != 0 => {
+            Err(Errno::INVAL)
+        }
         Kind::Stream | Kind::Listener | Kind::Dead => {
             pin.set_status_flags(flags);
             Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::listener::Group;
 use super::options::OptionSet;
+use crate::sys::Errno;
 
 /// Where a stream is in its life, as `connect(2)` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -35,6 +36,16 @@ pub struct SocketCell {
     pub options: OptionSet,
     /// See [`Phase`].
     pub phase: Phase,
+    /// The number of the next send with `MSG_ZEROCOPY`.
+    pub zero_copy_next: u32,
+    /// The first and the last of those sends whose completion waits on the error queue.
+    pub completed: Option<(u32, u32)>,
+    /// An error that a socket without a connection still has to report.
+    pub pending: Option<Errno>,
+    /// `shutdown` has ended reading on a socket without a connection.
+    pub read_over: bool,
+    /// Who gets `SIGIO` (`F_SETOWN`), and which signal instead (`F_SETSIG`): remembered only.
+    pub owner: (i32, i32),
     /// Our end, once known.
     pub local: Option<SocketAddr>,
     /// The peer, once known.

@@ -123,6 +123,13 @@ pub(super) fn stream(pin: &Pin) {
         _ => Close::Graceful,
     };
     let now = runtime::now();
-    let _runs = runtime::with_shard(name.shard, |shard| shard.close(now, name.conn, how));
+    let _runs = runtime::with_shard(name.shard, |shard| {
+        if how == Close::Abort {
+            // What was written had been sent by now if its call had not left that to the next
+            // turn: an abort only drops what the windows hold back.
+            shard.flush(now);
+        }
+        shard.close(now, name.conn, how);
+    });
     runtime::after_write(name.shard);
 }

@@ -29,6 +29,11 @@ static RANDOM: AtomicU64 = AtomicU64::new(0);
 /// Those of `connect(2)` on TCP.
 pub fn connect(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
     match pin.kind() {
+        Kind::Listener | Kind::Dead | Kind::Stream
+            if address.len() < size_of::<libc::sa_family_t>() =>
+        {
+            Err(Errno::INVAL)
+        }
         Kind::Kernel => sys::connect(pin.fd(), address),
         Kind::Dead => Err(Errno::ISCONN),
         Kind::Epoll => Err(Errno::NOTSOCK),
@@ -47,12 +52,9 @@ pub fn connect(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
 /// `connect` on a socket that has been promoted before.
 fn again(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
     if addr::family(address) == Some(libc::AF_UNSPEC) {
-        give_up(pin);
+        disconnect(pin);
         pin.wake(Ready::OUT | Ready::HUP);
         return Ok(());
-    }
-    if address.len() < size_of::<libc::sa_family_t>() {
-        return Err(Errno::INVAL);
     }
     let phase = pin.socket.lock().phase;
     match phase {
@@ -126,6 +128,9 @@ fn place(
         report::fallback(&format!("all sockets stay on the kernel: {cause}"));
         return Err(Reason::NotStarted);
     }
+    if held.is_none() && listener::is_bound_elsewhere(pin) {
+        return Err(Reason::BoundElsewhere);
+    }
     let source = runtime::source_for(ip)?;
     let options = if held.is_some() {
         pin.socket.lock().options.clone()
@@ -133,7 +138,7 @@ fn place(
         listener::read_options(pin)
     };
     let maps_v4 = shown.is_ipv6() && remote.is_ipv4();
-    if options.is_on(Int::ZeroCopy) || maps_v4 && options.is_on(Int::V6Only) {
+    if maps_v4 && options.is_on(Int::V6Only) {
         return Err(Reason::Unsupported);
     }
     if let Some(port) = held {
@@ -177,9 +182,15 @@ fn open(pin: &Pin, remote: SocketAddr, place: &Place) -> Result<(), Errno> {
         cell.has_twin = true;
         cell.identity = sys::identity(pin.fd()).unwrap_or_default();
         cell.options = place.options.clone();
+        // As every connection of Linux's begins.
+        let on = 1_i32.to_ne_bytes();
+        cell.options
+            .store(libc::IPPROTO_TCP, libc::TCP_QUICKACK, &on);
         cell.local = Some(local);
         cell.remote = Some(remote);
         cell.phase = Phase::Connecting;
+        cell.pending = None;
+        cell.read_over = false;
     }
     pin.set_low_water(place.options.int(Int::RcvLowWater));
     let base = runtime::base_config(Some(remote.ip()));
@@ -235,7 +246,7 @@ fn outcome(pin: &Pin, pending: Errno) -> Result<(), Errno> {
             .get_or_insert_with(|| blocking::deadline(pin.socket.lock().options.snd_timeout));
         match blocking::wait(pin, Ready::OUT, deadline) {
             Ok(_) => {}
-            Err(Errno::AGAIN) => return Err(Errno::INPROGRESS),
+            Err(Errno::AGAIN) => return Err(pending),
             Err(errno) => return Err(errno),
         }
     }
@@ -254,6 +265,26 @@ pub(super) fn give_up(pin: &Pin) {
     let mut cell = pin.socket.lock();
     cell.phase = Phase::Idle;
     cell.remote = None;
+    cell.pending = None;
+    cell.read_over = false;
+}
+
+/// As `tcp_disconnect()`: a connection that was cut short leaves `ECONNRESET` to be reported,
+/// and one that had failed what it failed with.
+pub(super) fn disconnect(pin: &Pin) {
+    use tcp::State::{CloseWait, Established, FinWait1, FinWait2, SynReceived, SynSent};
+    let state = stream::info(pin).map(|info| info.tcp.state);
+    let unreported = stream::take_error(pin);
+    give_up(pin);
+    let was_cut = matches!(
+        state,
+        Some(SynSent | SynReceived | Established | CloseWait | FinWait1 | FinWait2)
+    );
+    pin.socket.lock().pending = if was_cut {
+        Some(Errno::CONNRESET)
+    } else {
+        unreported
+    };
 }
 
 // ---- client ports ----

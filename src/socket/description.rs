@@ -104,8 +104,13 @@ pub trait Watcher: Send + Sync {
     fn closed(&self);
 }
 
-/// `O_NONBLOCK` and `O_ASYNC` of descriptions whose kernel file does not hold them for us.
-const STATUS_MASK: u32 = (libc::O_NONBLOCK | libc::O_ASYNC) as u32;
+/// The status flags of descriptions whose kernel file does not hold them for us: those that
+/// `F_SETFL` changes on a socket.
+pub const STATUS_MASK: u32 =
+    (libc::O_NONBLOCK | libc::O_ASYNC | libc::O_APPEND | libc::O_NOATIME) as u32;
+
+/// A bit beside them that no `O_…` has: see [`Description::has_completions`].
+const HAS_COMPLETIONS: u32 = 1 << 31;
 
 /// A slot of the slab.
 #[derive(Debug, Default)]
@@ -462,15 +467,34 @@ impl Description {
         self.status.load(Ordering::Relaxed) & libc::O_NONBLOCK as u32 != 0
     }
 
-    /// The status flags that we hold (`O_NONBLOCK`, `O_ASYNC`).
+    /// The status flags that we hold.
     pub fn status_flags(&self) -> i32 {
-        self.status.load(Ordering::Relaxed).cast_signed()
+        (self.status.load(Ordering::Relaxed) & STATUS_MASK).cast_signed()
     }
 
     /// Sets the status flags that we hold; others are ignored.
     pub fn set_status_flags(&self, flags: i32) {
-        self.status
-            .store(flags.cast_unsigned() & STATUS_MASK, Ordering::Relaxed);
+        let flags = flags.cast_unsigned() & STATUS_MASK;
+        let _always = self
+            .status
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |status| {
+                Some(status & !STATUS_MASK | flags)
+            });
+    }
+
+    /// Notifications wait on the error queue.
+    #[inline]
+    pub fn has_completions(&self) -> bool {
+        self.status.load(Ordering::Relaxed) & HAS_COMPLETIONS != 0
+    }
+
+    /// Says whether notifications wait on the error queue.
+    pub fn set_has_completions(&self, any: bool) {
+        if any {
+            self.status.fetch_or(HAS_COMPLETIONS, Ordering::Relaxed);
+        } else {
+            self.status.fetch_and(!HAS_COMPLETIONS, Ordering::Relaxed);
+        }
     }
 
     /// Sets or clears one status flag.

@@ -119,19 +119,36 @@ fn wish(pin: &Pin) -> Result<Wish, Reason> {
     if local.ip().is_loopback() {
         return Err(Reason::AddressNotOurs);
     }
+    if is_bound_elsewhere(pin) {
+        return Err(Reason::AddressNotOurs);
+    }
     let started = if pin.reason() == Reason::ChildProcess {
         runtime::start_after_parent()
     } else {
         runtime::start()
     };
     started.map_err(|cause| not_started(pin, &cause))?;
-    if !local.ip().is_unspecified() && !runtime::is_device_address(local.ip()) {
+    let is_ours = local.ip().is_unspecified() || runtime::is_device_address(local.ip());
+    if !is_ours || is_bound_elsewhere(pin) {
         return Err(Reason::AddressNotOurs);
     }
     Ok(Wish {
         local,
         shown_ip: shown.ip(),
     })
+}
+
+/// Whether `SO_BINDTODEVICE` says that a socket is for another interface than the device's. (Known
+/// only when the stack runs; until then, loopback is.)
+pub(super) fn is_bound_elsewhere(pin: &Pin) -> bool {
+    let mut name = [0; libc::IFNAMSIZ];
+    let len = sys::getsockopt(pin.fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &mut name);
+    let name = name.get(..len.unwrap_or(0)).unwrap_or_default();
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    match runtime::shards() {
+        0 => name == b"lo",
+        _ => !runtime::is_device_interface(name),
+    }
 }
 
 /// Tells why the stack did not start.
@@ -183,7 +200,9 @@ fn promote(pin: &Pin, wish: Wish, backlog: u32) -> Result<(), Reason> {
 pub(super) fn read_options(pin: &Pin) -> OptionSet {
     let cell = pin.socket.lock();
     if cell.options_touched || cell.family == libc::AF_INET6 {
-        OptionSet::read(pin.fd())
+        let mut options = OptionSet::read(pin.fd());
+        options.keep_others(&cell.options);
+        options
     } else {
         placeholder::untouched().clone()
     }
@@ -514,10 +533,12 @@ fn take_one(
     else {
         return Err(close(Errno::AGAIN));
     };
-    let (options, are_newer) = {
+    let (mut options, are_newer) = {
         let listener = pin.socket.lock();
         (listener.options.clone(), listener.options_touched)
     };
+    // The one option that Linux resets.
+    options.store(libc::SOL_SOCKET, libc::SO_PRIORITY, &0_i32.to_ne_bytes());
     if are_newer {
         // Set since `listen`, so the shards' listeners have not heard of them.
         let base = runtime::base_config(Some(remote.ip()));

@@ -73,6 +73,24 @@ pub fn pin_checked(fd: RawFd) -> Option<Pin> {
     Some(pin)
 }
 
+/// As [`ready`], as `poll` and `epoll` show it: `SO_RCVLOWAT` holds, and notifications of
+/// `MSG_ZEROCOPY` wait on the error queue.
+pub fn polled(pin: &Pin) -> crate::stack::Ready {
+    use crate::stack::Ready;
+    let mut ready = ready(pin);
+    if pin.has_completions() {
+        ready |= Ready::ERR;
+    }
+    let low_water = pin.low_water();
+    if low_water > 1
+        && ready & (Ready::IN | Ready::RDHUP) == Ready::IN
+        && stream::readable(pin).is_some_and(|bytes| bytes < low_water)
+    {
+        ready -= Ready::IN;
+    }
+    ready
+}
+
 /// Readiness of the luna side of a socket. (A listener's kernel half has its own, and a
 /// socket on the kernel has none here.)
 pub fn ready(pin: &Pin) -> crate::stack::Ready {

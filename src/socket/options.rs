@@ -81,7 +81,7 @@ ints! {
 const RCVTIMEO_NEW: i32 = 66;
 const SNDTIMEO_NEW: i32 = 67;
 /// Options of which success would promise what does not happen.
-const REFUSED: [(i32, i32); 11] = [
+const REFUSED: [(i32, i32); 10] = [
     (IPPROTO_TCP, libc::TCP_ULP),
     (IPPROTO_TCP, libc::TCP_MD5SIG),
     (IPPROTO_TCP, libc::TCP_REPAIR),
@@ -90,7 +90,6 @@ const REFUSED: [(i32, i32); 11] = [
     // TCP_MD5SIG_EXT and TCP_AO_ADD_KEY.
     (IPPROTO_TCP, 32),
     (IPPROTO_TCP, 38),
-    (SOL_SOCKET, libc::SO_ZEROCOPY),
     (SOL_SOCKET, libc::SO_ATTACH_FILTER),
     (SOL_SOCKET, libc::SO_ATTACH_BPF),
     (IPPROTO_IPV6, libc::IPV6_ADDRFORM),
@@ -136,6 +135,22 @@ impl OptionSet {
             }
         }
         set
+    }
+
+    /// Takes over what `earlier` remembers beyond the options that [`OptionSet::read`] asks for.
+    pub fn keep_others(&mut self, earlier: &Self) {
+        self.others.clone_from(&earlier.others);
+    }
+
+    /// Notes the value of an option beyond those, which was just set on a kernel socket.
+    pub fn note(&mut self, fd: RawFd, level: i32, name: i32) {
+        if is_refused(level, name) || index_of(level, name).is_some() {
+            return;
+        }
+        let mut shown = [0; VALUE_BYTES_MAX];
+        if let Ok(len) = sys::getsockopt(fd, level, name, &mut shown) {
+            self.store(level, name, shown.get(..len).unwrap_or(&shown));
+        }
     }
 
     /// The value of an `int` option.
@@ -210,6 +225,10 @@ impl OptionSet {
     ///
     /// What the kernel answers; `ENOPROTOOPT` for what luna can't honour.
     pub fn set(&mut self, judge: RawFd, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        if (level, name) == (IPPROTO_TCP, libc::TCP_ULP) {
+            // As on a kernel that was built without the protocol.
+            return Err(Errno::NOENT);
+        }
         if is_refused(level, name) {
             return Err(Errno::NOPROTOOPT);
         }
@@ -312,7 +331,7 @@ mod tests {
         assert_eq!(set.set(judge, idle, 999, &[0; 4]), Err(Errno::NOPROTOOPT));
         assert_eq!(
             set.set(judge, idle, libc::TCP_ULP, b"tls"),
-            Err(Errno::NOPROTOOPT)
+            Err(Errno::NOENT)
         );
         set.set(judge, idle, libc::TCP_CONGESTION, b"reno").unwrap();
         assert!(

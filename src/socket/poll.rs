@@ -132,6 +132,9 @@ impl<'a, D: Fn() -> u64> Polling<'a, D> {
             let Some(entry) = self.fds.get_mut(ours.at) else {
                 continue;
             };
+            if let Some(set) = &ours.set {
+                set.refresh_nested();
+            }
             let ready = match &ours.set {
                 Some(set) if set.is_ready() => libc::POLLIN | libc::POLLRDNORM,
                 Some(_) => 0,

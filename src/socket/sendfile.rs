@@ -31,12 +31,9 @@ pub fn sendfile(
     let start = match &offset {
         Some(offset) if **offset < 0 => return Err(Errno::INVAL),
         Some(offset) => **offset,
-        None => sys::lseek(from, 0, libc::SEEK_CUR).map_err(|errno| match errno {
-            Errno::SPIPE => Errno::INVAL,
-            other => other,
-        })?,
+        None => sys::lseek(from, 0, libc::SEEK_CUR).map_err(no_file)?,
     };
-    let sent = copy(pin, from, start, count.min(COUNT_MAX))?;
+    let sent = copy(pin, from, (start, offset.is_some()), count.min(COUNT_MAX))?;
     let end = start.saturating_add(i64::try_from(sent).unwrap_or(i64::MAX));
     match offset {
         Some(offset) => *offset = end,
@@ -47,14 +44,28 @@ pub fn sendfile(
     Ok(sent)
 }
 
-fn copy(pin: &Pin, from: RawFd, start: i64, count: usize) -> Result<usize, Errno> {
+/// Without an offset, what has no position can't be sent.
+fn no_file(errno: Errno) -> Errno {
+    match errno {
+        Errno::SPIPE => Errno::INVAL,
+        other => other,
+    }
+}
+
+fn copy(
+    pin: &Pin,
+    from: RawFd,
+    (start, has_offset): (i64, bool),
+    count: usize,
+) -> Result<usize, Errno> {
     let mut chunk = vec![0; count.min(CHUNK_BYTES)];
     let mut done = 0;
     while done < count {
         let room = (count - done).min(CHUNK_BYTES);
         let at = start.saturating_add(i64::try_from(done).unwrap_or(i64::MAX));
-        let result =
-            sys::pread(from, chunk.get_mut(..room).unwrap_or_default(), at).and_then(|len| {
+        let result = sys::pread(from, chunk.get_mut(..room).unwrap_or_default(), at)
+            .map_err(|errno| if has_offset { errno } else { no_file(errno) })
+            .and_then(|len| {
                 let bytes = chunk.get(..len).unwrap_or_default();
                 let sent = if len == 0 {
                     0

@@ -7,6 +7,7 @@ use std::io::{IoSlice, IoSliceMut};
 
 use super::cell::Phase;
 use super::description::{Pin, StreamName};
+use super::options::Int;
 use super::{blocking, errno, runtime};
 use crate::stack::{ConnInfo, Ready, RecvError, RecvMode, SendError};
 use crate::sys::{self, Errno};
@@ -35,10 +36,22 @@ pub fn ready(pin: &Pin) -> Ready {
     let ready = name(pin).and_then(|name| on_shard(name, |shard| shard.ready(name.conn)));
     match ready {
         // An open or dead connection has more to say: this is none at all.
-        Ok(ready) if ready == Ready::ERR | Ready::HUP => Ready::OUT | Ready::HUP,
-        Ok(ready) => ready,
-        Err(_) => Ready::OUT | Ready::HUP,
+        Ok(ready) if ready != Ready::ERR | Ready::HUP => ready,
+        _ => ready_without(pin),
     }
+}
+
+/// Readiness of a stream that has no connection.
+fn ready_without(pin: &Pin) -> Ready {
+    let cell = pin.socket.lock();
+    let mut ready = Ready::OUT | Ready::HUP;
+    if cell.read_over {
+        ready |= Ready::IN | Ready::RDHUP;
+    }
+    if cell.pending.is_some() {
+        ready |= Ready::ERR;
+    }
+    ready
 }
 
 /// What the shard knows of the connection.
@@ -49,6 +62,9 @@ pub fn info(pin: &Pin) -> Option<ConnInfo> {
 
 /// Takes the pending error.
 pub fn take_error(pin: &Pin) -> Option<Errno> {
+    if let Some(pending) = pin.socket.lock().pending.take() {
+        return Some(pending);
+    }
     let name = pin.stream()?;
     let error = runtime::with_shard(name.shard, |shard| shard.take_error(name.conn))??;
     Some(errno::of_connection(error))
@@ -73,7 +89,7 @@ pub fn recv(pin: &Pin, bufs: &mut [IoSliceMut<'_>], flags: i32) -> Result<usize,
         return Err(Errno::INVAL);
     }
     if flags & libc::MSG_ERRQUEUE != 0 {
-        return Err(Errno::AGAIN);
+        return take_completions(pin).map(|_| 0).ok_or(Errno::AGAIN);
     }
     let mode = RecvMode {
         peek: flags & libc::MSG_PEEK != 0,
@@ -117,7 +133,12 @@ pub fn recv(pin: &Pin, bufs: &mut [IoSliceMut<'_>], flags: i32) -> Result<usize,
 /// A receive into no room tells only whether there is something.
 fn recv_nothing(pin: &Pin, name: StreamName, flags: i32) -> Result<usize, Errno> {
     loop {
-        let ready = on_shard(name, |shard| shard.ready(name.conn))?;
+        let (ready, readable) = on_shard(name, |shard| {
+            (shard.ready(name.conn), shard.readable_bytes(name.conn))
+        })?;
+        if readable > 0 {
+            return Ok(0);
+        }
         if ready.contains(Ready::ERR)
             && let Some(error) = take_error(pin)
         {
@@ -216,7 +237,14 @@ fn wait_for_more(pin: &Pin, deadline: Option<Instant>) -> Result<Ready, Errno> {
 
 pub(super) fn recv_failed(pin: &Pin, error: RecvError) -> Result<usize, Errno> {
     match error {
-        RecvError::Stale if !pin.is_closed() => Err(Errno::NOTCONN),
+        RecvError::Stale if !pin.is_closed() => {
+            let mut cell = pin.socket.lock();
+            match cell.pending.take() {
+                Some(pending) => Err(pending),
+                None if cell.read_over => Ok(0),
+                None => Err(Errno::NOTCONN),
+            }
+        }
         error => Err(errno::of_recv(error)),
     }
 }
@@ -244,16 +272,54 @@ pub(super) fn is_nonblocking(pin: &Pin, flags: i32) -> bool {
 /// Those of `send(2)` on TCP; `EOPNOTSUPP` for `MSG_OOB`.
 pub fn send(pin: &Pin, bufs: &[IoSlice<'_>], flags: i32) -> Result<usize, Errno> {
     let result = send_quietly(pin, bufs, flags);
+    if flags & libc::MSG_ZEROCOPY != 0 && result.is_ok_and(|count| count > 0) {
+        complete(pin);
+    }
     if result == Err(Errno::PIPE) && flags & libc::MSG_NOSIGNAL == 0 {
         sys::raise(libc::SIGPIPE);
     }
     result
 }
 
+/// A send with `MSG_ZEROCOPY`: its bytes were copied, as Linux does where it can't do without,
+/// so the caller's buffer is free again at once, and the notification says so.
+#[cold]
+fn complete(pin: &Pin) {
+    {
+        let mut cell = pin.socket.lock();
+        if !cell.options.is_on(Int::ZeroCopy) {
+            return;
+        }
+        let number = cell.zero_copy_next;
+        cell.zero_copy_next = number.wrapping_add(1);
+        let first = cell.completed.map_or(number, |(first, _)| first);
+        cell.completed = Some((first, number));
+        pin.set_has_completions(true);
+    }
+    pin.wake(Ready::ERR);
+}
+
+/// Takes what the error queue has: the first and the last send that are complete.
+pub fn take_completions(pin: &Pin) -> Option<(u32, u32)> {
+    let mut cell = pin.socket.lock();
+    pin.set_has_completions(false);
+    cell.completed.take()
+}
+
+/// Bytes that can be read now.
+pub fn readable(pin: &Pin) -> Option<usize> {
+    let name = pin.stream()?;
+    runtime::with_shard(name.shard, |shard| shard.readable_bytes(name.conn))
+}
+
 fn send_quietly(pin: &Pin, bufs: &[IoSlice<'_>], flags: i32) -> Result<usize, Errno> {
     let name = name(pin).map_err(|_| Errno::PIPE)?;
     if flags & MSG_URGENT != 0 {
         return Err(Errno::OPNOTSUPP);
+    }
+    if flags & libc::MSG_FASTOPEN != 0 {
+        // To connect once more.
+        return Err(Errno::ISCONN);
     }
     let more = flags & libc::MSG_MORE != 0;
     let total: usize = bufs.iter().map(|buf| buf.len()).sum();
@@ -268,7 +334,7 @@ fn send_quietly(pin: &Pin, bufs: &[IoSlice<'_>], flags: i32) -> Result<usize, Er
     if done > 0 {
         runtime::after_write(name.shard);
     }
-    if done == total {
+    if done == total && (total > 0 || first.is_ok()) {
         return Ok(done);
     }
     if is_nonblocking(pin, flags) {
@@ -291,7 +357,8 @@ fn send_rest(
     (mut done, total): (usize, usize),
 ) -> Result<usize, Errno> {
     let deadline = send_deadline(pin);
-    while done < total {
+    // Nothing at all can be sent only when there is a connection.
+    while done < total || total == 0 {
         if let Err(errno) = blocking::wait(pin, Ready::OUT, deadline) {
             return if done > 0 { Ok(done) } else { Err(errno) };
         }
@@ -307,6 +374,9 @@ fn send_rest(
             Ok(count) => {
                 done += count;
                 runtime::after_write(name.shard);
+                if total == 0 {
+                    break;
+                }
             }
             Err(SendError::WouldBlock) => {}
             Err(SendError::NotConnected) if is_connecting(pin) => {}
@@ -343,8 +413,9 @@ pub(super) fn wait_for_memory(pin: &Pin, deadline: Option<Instant>) -> Result<()
 
 pub(super) fn send_failed(pin: &Pin, error: SendError) -> Result<usize, Errno> {
     match error {
-        SendError::Stale if !pin.is_closed() => Err(Errno::PIPE),
-
+        SendError::Stale if !pin.is_closed() => {
+            Err(pin.socket.lock().pending.take().unwrap_or(Errno::PIPE))
+        }
         error => Err(errno::of_send(error)),
     }
 }
@@ -363,11 +434,16 @@ pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
     if state == Some(crate::tcp::State::SynSent) {
         // Linux gives the attempt up and calls that success. That the application has not asked
         // how its attempt ended (the phase is still `Connecting`) does not make it one.
-        super::connect::give_up(pin);
+        super::connect::disconnect(pin);
         pin.wake(Ready::IN | Ready::OUT | Ready::HUP);
         return Ok(());
     }
-    if !info(pin).is_some_and(|info| is_open(&info)) {
+    if !state.is_some_and(is_open_state) {
+        // It is remembered all the same, and polls see it.
+        if how != libc::SHUT_WR {
+            pin.socket.lock().read_over = true;
+            pin.wake(Ready::IN | Ready::RDHUP | Ready::HUP);
+        }
         return Err(Errno::NOTCONN);
     }
     on_shard(name, |shard| {
@@ -392,8 +468,12 @@ pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
 
 /// Whether the connection is one that `shutdown` and `getpeername` still see.
 pub fn is_open(info: &ConnInfo) -> bool {
+    is_open_state(info.tcp.state)
+}
+
+const fn is_open_state(state: crate::tcp::State) -> bool {
     !matches!(
-        info.tcp.state,
+        state,
         crate::tcp::State::Closed | crate::tcp::State::SynSent | crate::tcp::State::TimeWait
     )
 }

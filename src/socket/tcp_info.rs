@@ -11,7 +11,8 @@ use crate::time::Duration;
 /// The length of the struct in Linux 6.18.
 pub const TCP_INFO_BYTES: usize = 280;
 
-/// Linux's number of a state (`include/net/tcp_states.h`).
+/// Linux's number of a state (`include/net/tcp_states.h`), as a socket shows it: in TIME-WAIT
+/// Linux keeps the connection elsewhere, and the socket is closed.
 pub const fn state_number(state: State) -> u8 {
     match state {
         State::Established => 1,
@@ -19,8 +20,7 @@ pub const fn state_number(state: State) -> u8 {
         State::SynReceived => 3,
         State::FinWait1 => 4,
         State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Closed => 7,
+        State::TimeWait | State::Closed => 7,
         State::CloseWait => 8,
         State::LastAck => 9,
         State::Closing => 11,
@@ -103,6 +103,9 @@ fn fill(out: &mut Writer, tcp: &Info) {
     out.u32(20, u64::from(tcp.rcv_mss));
     out.u32(24, segments(tcp.unacked));
     out.u32(28, segments(tcp.sacked));
+    // As the path's MTU must be for segments of this size, IPv4 assumed.
+    let headers = if tcp.timestamps { 52 } else { 40 };
+    out.u32(60, u64::from(tcp.snd_mss) + headers);
     out.u32(68, tcp.srtt.map_or(0, Duration::as_micros));
     out.u32(72, tcp.rttvar.as_micros());
     let ssthresh = segments(tcp.ssthresh).min(SSTHRESH_INFINITE);

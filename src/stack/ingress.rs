@@ -6,7 +6,7 @@ use core::net::{IpAddr, SocketAddr};
 use super::counters::Drop;
 use super::flow_table::{Flow, FlowKey};
 use super::shard::Shard;
-use crate::device::{Pieces, RxFrame};
+use crate::device::{FramePart, Pieces, RxFrame};
 use crate::tcp::{self, Disposition, SegmentIn};
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
@@ -48,7 +48,12 @@ fn parse(frame: RxFrame, partial_checksums: bool) -> Result<Arrived, Drop> {
         return Err(Drop::Unsupported);
     }
     let ip_bytes = first.get(ethernet_len..).unwrap_or(&[]);
-    let ip_total = frame_len.saturating_sub(ethernet_len);
+    let ip_total = match frame.part {
+        FramePart::Whole => frame_len.saturating_sub(ethernet_len),
+        // The packet is longer than what is here of it. It has not come over a wire, so its
+        // checksum will be found unfinished.
+        _ => usize::MAX,
+    };
     let (ip, ip_len) = match ethernet.ether_type {
         EtherType::Ipv4 => IpHeader::parse_v4(ip_bytes, ip_total)?,
         EtherType::Ipv6 => IpHeader::parse_v6(ip_bytes, ip_total)?,
@@ -102,7 +107,7 @@ fn skip(pieces: &mut Pieces, mut n: usize) {
 
 /// Keeps the first `n` bytes.
 #[cold]
-fn truncate(pieces: &mut Pieces, mut n: usize) {
+pub(super) fn truncate(pieces: &mut Pieces, mut n: usize) {
     for piece in pieces.iter_mut() {
         piece.truncate(n);
         n -= piece.len();
@@ -146,6 +151,10 @@ fn verify_checksum(
 impl Shard {
     /// Runs one received frame through the stack.
     pub(super) fn ingress(&mut self, now: Instant, frame: RxFrame) {
+        let part = frame.part;
+        if part != FramePart::Whole && part != FramePart::First {
+            return self.further_part(now, frame);
+        }
         if let Some(first) = frame.pieces.first()
             && self.link.is_discovery(first)
         {
@@ -155,12 +164,16 @@ impl Shard {
             return;
         }
         match parse(frame, self.partial_checksums) {
-            Ok(mut arrived) => self.segment_arrives(now, &mut arrived),
-            Err(reason) => self.stats.count_drop(reason),
+            Ok(mut arrived) if part == FramePart::Whole => self.segment_arrives(now, &mut arrived),
+            Ok(arrived) => self.first_part(now, arrived),
+            Err(reason) => {
+                self.continued = None;
+                self.stats.count_drop(reason);
+            }
         }
     }
 
-    fn segment_arrives(&mut self, now: Instant, arrived: &mut Arrived) {
+    pub(super) fn segment_arrives(&mut self, now: Instant, arrived: &mut Arrived) {
         if !self.link.accepts(arrived.remote.ip(), arrived.local.ip()) {
             self.stats.count_drop(Drop::Address);
             return;

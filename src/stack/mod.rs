@@ -17,6 +17,7 @@ mod ingress;
 mod inline_tests;
 mod link;
 mod listeners;
+mod parts;
 mod payload;
 mod pressure;
 mod shard;

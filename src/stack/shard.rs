@@ -15,12 +15,13 @@ use super::dispatch::{Batch, Dispatch, Inbox};
 use super::flow_table::{Flow, FlowKey, FlowTable};
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
+use super::parts::Continued;
 use super::slab::Slab;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use super::zero_copy::{Completion, Marks};
 use crate::control::{ControlHandle, Discovery};
-use crate::device::{Capabilities, Device, DeviceStats, Gone, RxFrame, TxFrame};
+use crate::device::{Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, Gone, RxFrame, TxFrame};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
 use crate::tcp::isn::IsnGenerator;
 use crate::tcp::time_wait::TimeWait;
@@ -30,6 +31,11 @@ use crate::zbuf::{Pool, Slice};
 
 /// Under a flood that fills every batch, timers still run this often.
 const TIMERS_AT_LEAST_EVERY: Duration = Duration::from_millis(5);
+/// A frame of 64 KiB in 2 KiB objects comes in this many parts at most, and is never torn apart.
+const PARTS_MAX: usize = 64 / 2 / FRAME_PIECES_MAX + 3;
+/// How long to sleep at first, and at most, on a device that wakes nobody.
+const POLL_EVERY_FIRST: Duration = Duration::from_micros(50);
+const POLL_EVERY_MAX: Duration = Duration::from_millis(1);
 /// How many flows the table has room for before it first grows.
 const FLOWS_INITIAL: usize = 4096;
 
@@ -136,6 +142,10 @@ pub struct Shard {
     due: Vec<u32>,
     timers_ran: Instant,
     frames_wait: bool,
+    pub(super) continued: Option<Continued>,
+    /// When a device that wakes nobody must be looked at again, and how long that is from then.
+    poll_at: Instant,
+    poll_every: Duration,
 }
 
 impl core::fmt::Debug for Shard {
@@ -198,10 +208,13 @@ impl Shard {
             inbox: Inbox::default(),
             orphans: VecDeque::new(),
             scrap: None,
-            rx: Vec::with_capacity(RX_BURST_FRAMES),
+            rx: Vec::with_capacity(RX_BURST_FRAMES + PARTS_MAX),
             due: Vec::with_capacity(RX_BURST_FRAMES),
             timers_ran: now,
             frames_wait: false,
+            continued: None,
+            poll_at: Instant::FAR_FUTURE,
+            poll_every: POLL_EVERY_FIRST,
         }
     }
 
@@ -241,6 +254,10 @@ impl Shard {
             }
         }
         self.rx = frames;
+        self.poll_at = Instant::FAR_FUTURE;
+        if received > 0 {
+            self.poll_every = POLL_EVERY_FIRST;
+        }
         // A late turn drains the ring before it fires a timer: the acknowledgment may be in it.
         let drained = received < RX_BURST_FRAMES;
         if drained || now.saturating_since(self.timers_ran) > TIMERS_AT_LEAST_EVERY {
@@ -333,11 +350,16 @@ impl Shard {
             .next_deadline()
             .min(self.time_waits.next_deadline())
             .min(self.link.discovery_deadline())
+            .min(self.poll_at)
             .min(waiting)
     }
 
     /// Prepares the device for sleep; false: frames are waiting, do not sleep.
     pub fn arm(&mut self) -> bool {
+        if self.device.must_be_polled() {
+            self.poll_at = self.timers_ran + self.poll_every;
+            self.poll_every = (self.poll_every + self.poll_every).min(POLL_EVERY_MAX);
+        }
         self.device.arm()
     }
 

@@ -187,8 +187,8 @@ impl Shard {
         }
     }
 
-    /// The application will read no more: reads end at once, as on Linux; what arrives is still
-    /// taken and acknowledged.
+    /// The application will read no more: reads that find nothing end at once. As on Linux, what
+    /// arrives is still taken and acknowledged, and can be read.
     pub fn shutdown_read(&mut self, _now: Instant, id: ConnId) {
         if let Some(slot) = self.slots.get_mut(slot_key(id)) {
             slot.marks.insert(Mark::READ_SHUT);

@@ -2,12 +2,16 @@
 mod cost;
 
 use core::net::SocketAddr;
+use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
-use super::testutil::{Two, address_v6};
+use super::testutil::{Two, address_v6, shard};
 use super::*;
+use crate::device::pair::{PairConfig, local};
+use crate::device::{Capabilities, Device, DeviceStats, FramePart, RxFrame, TxFrame};
 use crate::tcp::Config;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
+use crate::zbuf::{Pool, Slice};
 
 fn config() -> Config {
     Config {
@@ -148,7 +152,7 @@ fn closing_leaves_nothing_behind() {
     two.run_for(Duration::from_secs(61));
     for end in &mut two.ends {
         assert_eq!(end.population(), (0, 0));
-        assert_eq!(end.next_deadline(), crate::time::Instant::FAR_FUTURE);
+        assert_eq!(end.next_deadline(), Instant::FAR_FUTURE);
         assert_eq!(end.objects_in_use(), 0);
     }
 }
@@ -252,4 +256,96 @@ fn a_slow_reader_stops_the_writer_and_nothing_is_lost() {
     }
     assert_eq!(got, sent);
     assert!(two.wakeups[1].iter().any(|w| w.edge.contains(Ready::OUT)));
+}
+
+/// A wire whose frames arrive in parts of some hundred bytes, as a super-packet does that fills
+/// more buffers than a frame may have pieces.
+struct InParts<D>(D);
+
+impl<D: Device> Device for InParts<D> {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn rx_burst(&mut self, pool: &mut Pool, frames: &mut Vec<RxFrame>, room: usize) -> usize {
+        let mut whole = Vec::new();
+        let received = self.0.rx_burst(pool, &mut whole, room);
+        for frame in whole {
+            let bytes: Vec<_> = frame.pieces.iter().flat_map(|p| cut(p, 700)).collect();
+            let last = bytes.len() - 1;
+            for (at, piece) in bytes.into_iter().enumerate() {
+                let part = match at {
+                    _ if last == 0 => FramePart::Whole,
+                    0 => FramePart::First,
+                    _ if at == last => FramePart::Last,
+                    _ => FramePart::Middle,
+                };
+                frames.push(RxFrame {
+                    pieces: [piece].into_iter().collect(),
+                    checksum_ok: true,
+                    part,
+                });
+            }
+        }
+        received
+    }
+
+    fn tx_burst(&mut self, pool: &mut Pool, frames: &mut VecDeque<TxFrame>) -> usize {
+        self.0.tx_burst(pool, frames)
+    }
+
+    fn flush(&mut self, pool: &mut Pool) {
+        self.0.flush(pool);
+    }
+
+    fn arm(&mut self) -> bool {
+        self.0.arm()
+    }
+
+    fn wait_fds(&self) -> &[std::os::fd::RawFd] {
+        self.0.wait_fds()
+    }
+
+    fn stats(&self) -> DeviceStats {
+        self.0.stats()
+    }
+}
+
+fn cut(piece: &Slice, bytes: usize) -> Vec<Slice> {
+    let starts = (0..piece.len()).step_by(bytes);
+    starts
+        .map(|start| {
+            let mut part = piece.clone();
+            part.advance(start);
+            part.truncate(bytes);
+            part
+        })
+        .collect()
+}
+
+#[test]
+fn a_segment_in_parts_is_the_segment() {
+    let mtu = 9000;
+    let (a, b) = local(PairConfig {
+        frame_bytes_max: mtu as usize + 14,
+        ..PairConfig::default()
+    });
+    let mut two = Two {
+        ends: [
+            shard(0, mtu, 16, Box::new(InParts(a))),
+            shard(1, mtu, 16, Box::new(b)),
+        ],
+        now: Instant::ZERO,
+        wakeups: [Vec::new(), Vec::new()],
+    };
+    let (_, s, c) = connected(&mut two, Two::at(0, 80), Two::at(1, 61440));
+    transfer(&mut two, 1, [s, c], 3_000_000);
+    transfer(&mut two, 0, [s, c], 3_000_000);
+    // The end of the stream travels with the last bytes and counts once.
+    send(&mut two, 1, c, &[7; 8000]).unwrap();
+    let now = two.now;
+    two.ends[1].shutdown_write(now, c);
+    two.settle();
+    assert_eq!(recv(&mut two, 0, s, 10_000).unwrap(), [7; 8000]);
+    assert_eq!(recv(&mut two, 0, s, 10_000).unwrap(), []);
 }

@@ -30,3 +30,4 @@ pub mod redis;
 pub mod require;
 #[cfg(feature = "cli")]
 pub mod stream;
+pub mod transcript;

@@ -12,6 +12,8 @@
 )]
 
 pub(crate) mod frame;
+pub(crate) mod lane;
+pub(crate) mod net;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -48,18 +50,24 @@ pub(crate) fn address(v6: bool, n: u8) -> IpAddr {
 
 /// What the host's control plane knows: one link, and the test's end on it.
 pub(crate) fn tables(mtu: u32, path_mtu: Option<u32>, peer: Option<[u8; 6]>) -> Tables {
+    tables_of(0, mtu, path_mtu, peer)
+}
+
+/// The same for either end (0 or 1) of a link between two hosts.
+pub(crate) fn tables_of(own: u8, mtu: u32, path_mtu: Option<u32>, peer: Option<[u8; 6]>) -> Tables {
+    let mac = if own == 0 { OUR_MAC } else { PEER_MAC };
     let mut tables = Tables::builder()
-        .ethernet(IFINDEX, "wire0", Mac(OUR_MAC), mtu)
-        .address(IFINDEX, address(false, 0), 16)
-        .address(IFINDEX, address(true, 0), 64);
+        .ethernet(IFINDEX, "wire0", Mac(mac), mtu)
+        .address(IFINDEX, address(false, own), 16)
+        .address(IFINDEX, address(true, own), 64);
     for v6 in [false, true] {
         if let Some(mac) = peer {
             let known = Neighbour::Known(Mac(mac), NeighbourState::Reachable);
-            tables = tables.neighbour(IFINDEX, address(v6, 1), known);
+            tables = tables.neighbour(IFINDEX, address(v6, 1 - own), known);
         }
         if let Some(mtu) = path_mtu {
             let len = if v6 { 128 } else { 32 };
-            tables = tables.route_mtu((address(v6, 1), len), mtu);
+            tables = tables.route_mtu((address(v6, 1 - own), len), mtu);
         }
     }
     tables.build()
@@ -82,6 +90,8 @@ pub(crate) struct Host {
 /// How the host is set up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
+    /// Which end of the link: 0, or 1 where two hosts face each other.
+    pub(crate) own: u8,
     pub(crate) mtu: u32,
     pub(crate) zones: usize,
     pub(crate) secret: [u8; 32],
@@ -93,6 +103,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            own: 0,
             mtu: 1500,
             zones: 6,
             secret: [7; 32],
@@ -139,7 +150,12 @@ impl Host {
             ..PairConfig::default()
         };
         let (ours, peer) = local(wire);
-        let control = ControlHandle::from_static(tables(setup.mtu, None, Some(PEER_MAC)));
+        let control = ControlHandle::from_static(tables_of(
+            setup.own,
+            setup.mtu,
+            None,
+            Some(if setup.own == 0 { PEER_MAC } else { OUR_MAC }),
+        ));
         let shard = Shard::new(ShardParts {
             device: Box::new(ours),
             pool: pool(setup.zones),
@@ -192,7 +208,7 @@ impl Host {
         idle
     }
 
-    fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         let pool = &mut self.pool.borrow_mut();
         while self.peer.rx_burst(pool, &mut self.received, 64) > 0 {}
         for frame in self.received.drain(..) {

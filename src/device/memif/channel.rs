@@ -28,9 +28,9 @@ use super::ring::{Descriptor, End, LOG2_MAX, Ring, ring_bytes};
 use super::{MemifConfig, MemifRole};
 use crate::sys::{self, EpollEvent, OwnFd};
 
-/// What both ends of ours call themselves: they take frames whose TCP checksum is unfinished, as
-/// the ends of a veth do.
-const LUNA_NAME: &str = "luna: unfinished checksums are fine";
+/// What both ends of ours call themselves: they take frames whose TCP checksum is unfinished, and
+/// frames longer than the MTU, as the ends of a veth do.
+const LUNA_NAME: &str = "luna/1 with offloads";
 
 const LISTENER: u64 = 1;
 const CONNECTION: u64 = 2;
@@ -49,8 +49,8 @@ pub(super) struct Link {
     pub(super) regions: Vec<Region>,
     pub(super) rx: Ring,
     pub(super) tx: Ring,
-    /// The peer is one of ours.
-    pub(super) trusts_checksums: bool,
+    /// The peer is one of ours: it minds neither unfinished checksums nor long frames.
+    pub(super) is_luna: bool,
     /// A client's: the size of its buffers, which are those of both rings.
     pub(super) buffer_bytes: Option<u32>,
 }
@@ -306,7 +306,7 @@ impl Channel {
             regions: core::mem::take(&mut connection.regions),
             rx,
             tx,
-            trusts_checksums: connection.peer == name(LUNA_NAME),
+            is_luna: connection.peer == name(LUNA_NAME),
             buffer_bytes: (self.config.role == MemifRole::Client)
                 .then_some(self.config.buffer_bytes),
         };

@@ -10,8 +10,8 @@
 //! control channel, between two bursts; only then is its memory unmapped. Memory that a peer
 //! could shrink is refused.
 //!
-//! Between two lunas TCP checksums stay unfinished, as on a veth: the memory does not err. To
-//! any other peer they are completed here.
+//! Between two lunas, TCP checksums stay unfinished and segments longer than the MTU whole, as on
+//! a veth: the memory does not err. For any other peer both is done here.
 
 mod channel;
 mod fd;
@@ -24,8 +24,8 @@ use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
 
-use super::{Capabilities, Device, DeviceStats, OpenError, Pieces, RxFrame, TxFrame};
-use crate::wire::checksum::Checksum;
+use super::segment::{complete_checksum, cut};
+use super::{Capabilities, Device, DeviceStats, FramePart, OpenError, Pieces, RxFrame, TxFrame};
 use crate::zbuf::Pool;
 use channel::{Channel, Link, Outcome};
 pub use fd::close_inherited;
@@ -87,6 +87,11 @@ impl MemifConfig {
     }
 }
 
+/// The longest frame between two lunas: the longest IP packet.
+const LONG_FRAME_BYTES_MAX: usize = 65_535 + ETHERNET_BYTES;
+/// The longest TCP segment that the stack may hand us; the headers must have room, too.
+const TSO_BYTES_MAX: usize = 65_000;
+
 /// Most descriptors of one received frame: 64 KiB in the smallest buffers, and then some.
 const PARTS_MAX: usize = 48;
 
@@ -107,6 +112,8 @@ pub struct Memif {
     idle_polls: u32,
     /// The sender was asked for interrupts.
     armed: bool,
+    /// How much of the first waiting frame's payload has gone, cut into short segments.
+    cut_at: usize,
     stats: DeviceStats,
 }
 
@@ -136,6 +143,7 @@ impl Memif {
             link: None,
             idle_polls: 0,
             armed: false,
+            cut_at: 0,
             stats: DeviceStats::default(),
         })
     }
@@ -297,7 +305,8 @@ fn copy_out(
     pieces.push(slice);
     Ok(Some(RxFrame {
         pieces,
-        checksum_ok: link.trusts_checksums,
+        checksum_ok: link.is_luna,
+        part: FramePart::Whole,
     }))
 }
 
@@ -343,6 +352,29 @@ fn post(link: &mut Link, frame: &TxFrame) -> Result<Posted, Broken> {
     Ok(Posted::Done)
 }
 
+/// The same, with what the peer would not do: finishing the checksum and cutting long segments, of
+/// which `cut_at` bytes of payload have gone already.
+fn post_for_stranger(
+    link: &mut Link,
+    frame: &mut TxFrame,
+    cut_at: &mut usize,
+) -> Result<Posted, Broken> {
+    if frame.segment_bytes == 0 {
+        if frame.checksum_offload {
+            complete_checksum(frame);
+        }
+        return post(link, frame);
+    }
+    while let Some((part, next)) = cut(frame, *cut_at) {
+        match post(link, &part)? {
+            Posted::Done => *cut_at = next,
+            Posted::Full => return Ok(Posted::Full),
+        }
+    }
+    *cut_at = 0;
+    Ok(Posted::Done)
+}
+
 /// A buffer of the ring that is being filled.
 #[derive(Debug)]
 struct Buffer {
@@ -383,32 +415,12 @@ impl Buffer {
     }
 }
 
-/// Completes the TCP checksum of a frame that holds the pseudo-header's sum.
-fn complete_checksum(frame: &mut TxFrame) {
-    const IPV4_BYTES: usize = 20;
-    const IPV6_BYTES: usize = 40;
-    let is_v4 = frame
-        .header
-        .get(ETHERNET_BYTES)
-        .is_some_and(|byte| byte >> 4 == 4);
-    let tcp_at = ETHERNET_BYTES + if is_v4 { IPV4_BYTES } else { IPV6_BYTES };
-    let mut sum = Checksum::new();
-    sum.add(frame.header.get(tcp_at..).unwrap_or_default());
-    for piece in &frame.payload {
-        sum.add(piece.as_bytes());
-    }
-    if let Some(field) = frame.header.get_mut(tcp_at + 16..tcp_at + 18) {
-        field.copy_from_slice(&sum.finish().to_be_bytes());
-    }
-    frame.checksum_offload = false;
-}
-
 impl Device for Memif {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             frame_bytes_max: self.config.frame_bytes_max,
             tx_checksum: true,
-            tso_bytes_max: 0,
+            tso_bytes_max: TSO_BYTES_MAX,
         }
     }
 
@@ -421,7 +433,12 @@ impl Device for Memif {
         let mut broken = false;
         while delivered < room {
             let dropped = &mut self.stats.rx_dropped;
-            match receive(link, pool, self.config.frame_bytes_max, dropped) {
+            let longest = if link.is_luna {
+                LONG_FRAME_BYTES_MAX
+            } else {
+                self.config.frame_bytes_max
+            };
+            match receive(link, pool, longest, dropped) {
                 Ok(Some((frame, bytes))) => {
                     frames.push(frame);
                     delivered += 1;
@@ -450,15 +467,18 @@ impl Device for Memif {
             // A cable without anybody at its other end.
             let count = frames.len();
             frames.clear();
+            self.cut_at = 0;
             return count;
         };
         let mut taken = 0;
         let mut broken = false;
         while let Some(frame) = frames.front_mut() {
-            if frame.checksum_offload && !link.trusts_checksums {
-                complete_checksum(frame);
-            }
-            match post(link, frame) {
+            let posted = if link.is_luna {
+                post(link, frame)
+            } else {
+                post_for_stranger(link, frame, &mut self.cut_at)
+            };
+            match posted {
                 Ok(Posted::Done) => {
                     let payload: usize = frame.payload.iter().map(|piece| piece.len()).sum();
                     self.stats.tx_bytes += (frame.header.len() + payload) as u64;

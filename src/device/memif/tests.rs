@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::wire::checksum::Checksum;
 use crate::zbuf::{Area, PoolConfig};
 
 /// A name in the abstract namespace that no other test has.
@@ -236,6 +237,57 @@ fn a_peer_that_breaks_the_rings_is_dropped() {
         join(&mut server, &mut client);
     }
     assert_eq!(pool.objects_in_use(), 0);
+}
+
+#[test]
+fn long_segments_are_cut_for_strangers_and_for_them_only() {
+    let mut pool = pool();
+    let (mut server, mut client) = pair(1500);
+    let mut header = vec![0_u8; 14];
+    let ip = crate::wire::IpHeader {
+        src: [10, 0, 0, 1].into(),
+        dst: [10, 0, 0, 2].into(),
+        dscp: 0,
+        ecn: crate::wire::Ecn::NotEct,
+        hop_limit: 64,
+        protocol: 6,
+        payload_len: 20 + 2500,
+    };
+    let mut bytes = ArrayVec::<u8, 64>::new();
+    ip.emit(&mut bytes);
+    header[12] = 8;
+    header.extend(bytes);
+    // Ports, sequence number 0xffff_ff00, an offset of five words, FIN, PSH, ACK and CWR.
+    header.extend([
+        0, 1, 0, 2, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0x50, 0x99, 1, 0, 0, 0, 0, 0,
+    ]);
+    let body: Vec<u8> = (0..2500_u32).map(|i| i as u8).collect();
+    let mut long = frame(&mut pool, &header, &[&body[..900], &body[900..]]);
+    long.checksum_offload = true;
+    long.segment_bytes = 1000;
+    send(&mut client, &mut pool, vec![long.clone()]);
+    let whole = received(&mut server, &mut pool);
+    assert_eq!(whole.len(), 1, "one of ours takes it whole");
+    assert_eq!(whole[0].len(), 54 + 2500);
+
+    client.link.as_mut().unwrap().is_luna = false;
+    server.link.as_mut().unwrap().is_luna = false;
+    send(&mut client, &mut pool, vec![long]);
+    let parts = received(&mut server, &mut pool);
+    let mut got = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        let (ip, len) = crate::wire::IpHeader::parse_v4(&part[14..], part.len() - 14).unwrap();
+        assert_eq!(ip.payload_len, part.len() - 34);
+        let mut sum = Checksum::pseudo_header(ip.src, ip.dst, 6, ip.payload_len as u32);
+        sum.add(&part[14 + len..]);
+        assert_eq!(sum.finish(), 0);
+        let sequence = u32::from_be_bytes(part[38..42].try_into().unwrap());
+        assert_eq!(sequence, 0xffff_ff00_u32.wrapping_add(1000 * number as u32));
+        let flags = [0x90, 0x10, 0x19][number];
+        assert_eq!(part[47], flags, "segment {number}");
+        got.extend_from_slice(&part[54..]);
+    }
+    assert_eq!((parts.len(), got), (3, body));
 }
 
 #[test]

@@ -12,8 +12,9 @@ use rustix::net::{
 
 use crate::device::OpenError;
 
-/// `IFLA_XDP_PROG_ID` (linux/if_link.h).
+/// `IFLA_XDP_PROG_ID`, `IFLA_INFO_KIND` (linux/if_link.h).
 const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_INFO_KIND: u16 = 1;
 /// Attributes and commands of the generic netlink families "nlctrl" and "netdev"
 /// (linux/genetlink.h, linux/netdev.h).
 const NETDEV_CMD_DEV_GET: u8 = 1;
@@ -42,6 +43,8 @@ pub struct Interface {
     pub mtu_bytes: u32,
     /// The kernel's id of the XDP program attached to it, if any.
     pub xdp_program: Option<u32>,
+    /// It is one end of a veth pair.
+    pub is_veth: bool,
 }
 
 /// What an interface's driver can do with AF_XDP sockets.
@@ -83,6 +86,7 @@ impl Interface {
         };
         let mut mtu_bytes = 0;
         let mut xdp_program = None;
+        let mut is_veth = false;
         for (kind, value) in Attributes(reply) {
             match kind {
                 libc::IFLA_MTU => mtu_bytes = number(value) as u32,
@@ -92,6 +96,11 @@ impl Interface {
                         .map(|(_, value)| number(value) as u32)
                         .filter(|id| *id != 0);
                 }
+                libc::IFLA_LINKINFO => {
+                    is_veth = Attributes(value).any(|(kind, value)| {
+                        kind == IFLA_INFO_KIND && value.strip_suffix(b"\0") == Some(b"veth")
+                    });
+                }
                 _ => {}
             }
         }
@@ -100,6 +109,7 @@ impl Interface {
             index,
             mtu_bytes,
             xdp_program,
+            is_veth,
         })
     }
 

@@ -26,7 +26,8 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use rustix::net::xdp::XdpDescOptions;
 
 use super::{
-    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, OpenError, Pieces, RxFrame, TxFrame,
+    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, FramePart, OpenError, Pieces, RxFrame,
+    TxFrame,
 };
 use crate::zbuf::Pool;
 use interface::Interface;
@@ -127,6 +128,8 @@ pub struct XdpQueue {
 struct Partial {
     pieces: Pieces,
     bytes: u64,
+    /// Its first pieces have been handed over.
+    begun: bool,
     /// It can't be delivered; its other pieces are dropped as they come.
     spoilt: bool,
 }
@@ -244,8 +247,8 @@ impl XdpQueue {
         self.stats.doorbells += u64::from(socket.kick_fill());
     }
 
-    /// Takes one received piece back from the kernel. True if it ends a frame.
-    fn receive_piece(&mut self, pool: &mut Pool, offset: u64, len: usize, more: bool) -> bool {
+    /// Takes one received piece back from the kernel.
+    fn receive_piece(&mut self, pool: &mut Pool, offset: u64, len: usize) {
         // An offset that we did not give: nothing to take back, the frame is lost.
         let slice = if self.received.take(offset) {
             // SAFETY: the reference that `alloc_rx` gave for this chunk was on the book until
@@ -262,21 +265,37 @@ impl XdpQueue {
             }
             _ => partial.spoilt = true,
         }
-        !more
     }
 
-    /// Takes the complete frame, or counts it as dropped.
-    fn finish_frame(&mut self) -> Option<RxFrame> {
-        let partial = std::mem::take(&mut self.partial);
-        if partial.spoilt || partial.pieces.is_empty() {
-            self.stats.rx_dropped += 1;
+    /// What can be handed over now: a whole frame at its end, or a part when the list is full.
+    /// A frame that cannot be delivered is counted at its end.
+    fn take_frame(&mut self, ended: bool) -> Option<RxFrame> {
+        let partial = &mut self.partial;
+        if !ended && (partial.spoilt || !partial.pieces.is_full()) {
             return None;
         }
-        self.stats.rx_frames += 1;
-        self.stats.rx_bytes += partial.bytes;
-        Some(RxFrame {
-            pieces: partial.pieces,
+        let part = match (partial.begun, ended) {
+            (false, true) => FramePart::Whole,
+            (false, false) => FramePart::First,
+            (true, false) => FramePart::Middle,
+            (true, true) => FramePart::Last,
+        };
+        let pieces = std::mem::take(&mut partial.pieces);
+        let delivered = !partial.spoilt && !pieces.is_empty();
+        partial.begun = !ended;
+        if ended {
+            let partial = std::mem::take(partial);
+            if delivered {
+                self.stats.rx_frames += 1;
+                self.stats.rx_bytes += partial.bytes;
+            } else {
+                self.stats.rx_dropped += 1;
+            }
+        }
+        delivered.then_some(RxFrame {
+            pieces,
             checksum_ok: false,
+            part,
         })
     }
 
@@ -336,17 +355,21 @@ impl Device for XdpQueue {
         self.assert_own(pool);
         let mut delivered = 0;
         let mut any = false;
-        while delivered < room {
+        // Parts of one frame are not torn apart: another queue's might come between them.
+        while delivered < room || self.partial.begun {
             let Some(socket) = &mut self.socket else {
                 break;
             };
             let Some(descriptor) = socket.rx.pop() else {
+                // The kernel shows a frame's descriptors all at once; should one ever lack, the
+                // rest of its frame must not be taken for that of another.
+                self.partial.spoilt |= self.partial.begun;
                 break;
             };
             any = true;
-            let more = descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-            let ended = self.receive_piece(pool, descriptor.addr, descriptor.len as usize, more);
-            if ended && let Some(frame) = self.finish_frame() {
+            self.receive_piece(pool, descriptor.addr, descriptor.len as usize);
+            let ended = !descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
+            if let Some(frame) = self.take_frame(ended) {
                 frames.push(frame);
                 delivered += 1;
             }

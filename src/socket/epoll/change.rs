@@ -39,15 +39,16 @@ pub fn change(
     target: Option<&Pin>,
     event: Option<EpollEvent>,
 ) -> Result<(), Errno> {
-    if !matches!(operation, ADD | DEL | MOD) {
-        return Err(Errno::INVAL);
-    }
+    let Some(pin) = target else {
+        // The kernel's errors as well, in its order.
+        return change_kernel(set, operation, fd, event);
+    };
     if event.is_none() && operation != DEL {
         return Err(Errno::FAULT);
     }
-    let Some(pin) = target else {
-        return change_kernel(set, operation, fd, event);
-    };
+    if !matches!(operation, ADD | DEL | MOD) {
+        return Err(Errno::INVAL);
+    }
     match pin.kind() {
         Kind::Kernel => change_kernel(set, operation, fd, event),
         // The placeholder would report a hang-up that cannot be deleted once its number is
@@ -101,8 +102,15 @@ fn change_nested(
     };
     {
         let mut state = set.state.lock();
-        change(&mut state.nested_sets);
-        set.kernel.set_nested(state.nested_sets);
+        // Closed ones have left the kernel's set as well.
+        let is_other = |one: &Arc<Set>| !Arc::ptr_eq(one, &nested);
+        state
+            .nested
+            .retain(|one| one.upgrade().as_ref().is_some_and(is_other));
+        if operation != DEL {
+            state.nested.push(Arc::downgrade(&nested));
+        }
+        set.kernel.set_nested(state.nested.len() as u32);
     }
     let mut state = nested.state.lock();
     change(&mut state.nested_in);

@@ -42,7 +42,7 @@ use crate::sys::{self, Errno};
 ///
 /// Those of `epoll_create1(2)`.
 pub fn open(flags: i32) -> Result<RawFd, Errno> {
-    if !policy::get().is_wanted || fork::is_foreign_process() {
+    if !policy::get().is_wanted || fork::is_foreign_process() || is_of_dpdk() {
         let fd = sys::epoll_create1(flags)?;
         super::forget_number(fd);
         return Ok(fd);
@@ -57,6 +57,21 @@ pub fn open(flags: i32) -> Result<RawFd, Errno> {
         let _ = pin.attach(fd);
     }
     Ok(fd)
+}
+
+/// Whether the calling thread is one of DPDK's own. What it waits for is nothing of ours, and in a
+/// program with the preload library its calls come here.
+fn is_of_dpdk() -> bool {
+    #[cfg(feature = "dpdk")]
+    if crate::device::dpdk::is_in_use()
+        && let Ok(name) = rustix::thread::name()
+    {
+        let prefixes = crate::device::dpdk::THREAD_PREFIXES;
+        return prefixes
+            .iter()
+            .any(|prefix| name.to_bytes().starts_with(prefix.as_bytes()));
+    }
+    false
 }
 
 /// The set behind a descriptor, if it is one of ours.

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::kernel::{Inner, Kernel};
 use super::list::{Handle, Item, Items, Side};
@@ -69,7 +69,7 @@ pub(super) struct State {
     sleepers: Vec<Sleeper>,
     pub(super) inner: Option<Inner>,
     /// Sets that are registered in this one, and may need the shards turned.
-    pub(super) nested_sets: u32,
+    pub(super) nested: Vec<Weak<Set>>,
     /// Sets of the application that contain this one.
     pub(super) nested_in: u32,
     /// Threads that sleep in the kernel's half alone.
@@ -127,7 +127,7 @@ impl Set {
     /// Some of its items are luna's, so that waiting on it takes more than the kernel.
     pub fn has_luna_items(&self) -> bool {
         let state = self.state.lock();
-        state.luna_items != 0 || state.nested_sets != 0
+        state.luna_items != 0 || !state.nested.is_empty()
     }
 
     /// The last descriptor of the set is closed.
@@ -208,6 +208,20 @@ impl Set {
             bell.ring();
         }
         count
+    }
+
+    /// Brings up to date what the kernel shows of the sets within this one: what made one of them
+    /// readable may have been read since. (The kernel has refused loops, and nests five deep at
+    /// most.)
+    pub(crate) fn refresh_nested(&self) {
+        if !self.kernel.has_nested() {
+            return;
+        }
+        let nested = self.state.lock().nested.clone();
+        for set in nested.iter().filter_map(Weak::upgrade) {
+            set.refresh_nested();
+            set.is_ready();
+        }
     }
 
     /// Whether something of ours is ready, for `poll` on the set. Forgets what is not.
@@ -386,7 +400,7 @@ pub(crate) fn level_of(id: DescriptionId) -> Ready {
     if let Some(level) = runtime::fake::level(id) {
         return level;
     }
-    description::pin(id).map_or(Ready::empty(), |pin| crate::socket::ready(&pin))
+    description::pin(id).map_or(Ready::empty(), |pin| crate::socket::polled(&pin))
 }
 
 /// A set's entry in a description's list of watchers.

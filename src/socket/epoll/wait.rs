@@ -99,6 +99,7 @@ fn wait_in_kernel(
         } else {
             Some(0)
         };
+        set.refresh_nested();
         let result = sys::epoll_wait(set.kernel_fd(), rest, left_ns, mask);
         set.leave_kernel();
         let count = match result {
@@ -134,7 +135,7 @@ impl Set {
     /// A thread is about to sleep in the kernel's half alone; false: that would not do.
     fn enter_kernel(&self) -> bool {
         let mut state = self.state.lock();
-        if (state.luna_items != 0 || state.nested_sets != 0) && runtime::crew().is_some() {
+        if (state.luna_items != 0 || !state.nested.is_empty()) && runtime::crew().is_some() {
             return false;
         }
         state.kernel_sleepers += 1;
@@ -160,6 +161,7 @@ impl Waiting<'_> {
         if rest.is_empty() {
             return Ok(from);
         }
+        self.set.refresh_nested();
         let found = self.set.kernel.ask(now, rest)?;
         if found.inner {
             self.set.take_reports();

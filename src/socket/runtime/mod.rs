@@ -157,6 +157,15 @@ pub fn is_device_address(ip: IpAddr) -> bool {
         .is_some_and(|runtime| runtime.place.has_address(ip))
 }
 
+/// Whether a socket that is bound to an interface (`SO_BINDTODEVICE`) may be ours: it is bound to
+/// none, or to the device's.
+pub fn is_device_interface(name: &[u8]) -> bool {
+    name.is_empty()
+        || RUNTIME
+            .get()
+            .is_some_and(|runtime| runtime.place.is_interface(name))
+}
+
 /// The source address for connections to `remote`, if the way there is over the device.
 ///
 /// # Errors

@@ -75,6 +75,11 @@ impl Place {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the interface has this name.
+    pub(super) fn is_interface(&self, name: &[u8]) -> bool {
+        self.interface.as_bytes() == name
+    }
+
     pub(super) fn has_address(&self, ip: IpAddr) -> bool {
         addresses(&self.control, self.ifindex).contains(&ip)
     }

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::crew::Manner;
 use super::steward::{self, Chores};
 use super::{RUNTIME, Runtime, dedicated};
-use crate::config::{Config, DeviceSpec, Mode};
+use crate::config::{Config, DeviceSpec, Mode, Network};
 use crate::device::memif::MemifConfig;
 use crate::socket::policy;
 use crate::sys::{self, ForkMutex};
@@ -105,13 +105,23 @@ fn bring_up() -> Result<(), String> {
             prefix_len,
             mtu,
         } => {
-            let network = fixed::Network {
+            let network = Network {
                 address: *address,
                 prefix_len: *prefix_len,
                 mtu: *mtu,
             };
             fixed::bring_up_memif(config, &MemifConfig::new(socket, *role, *mtu), &network)
         }
+        #[cfg(feature = "dpdk")]
+        DeviceSpec::Eal { arguments, network } => {
+            fixed::bring_up_dpdk(config, arguments, false, network.as_ref())
+        }
+        #[cfg(feature = "dpdk")]
+        DeviceSpec::Pci {
+            address,
+            kernel: None,
+            network,
+        } => fixed::bring_up_dpdk(config, address, true, network.as_ref()),
         other => Err(format!("device `{other}`: this build has no driver for it")),
     }
 }

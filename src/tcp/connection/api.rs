@@ -124,9 +124,9 @@ impl<P: Payload> Connection<P> {
         self.tx.unsent() as usize
     }
 
-    /// Bytes written and not acknowledged, sent or not (`SIOCOUTQ`).
+    /// Bytes written and not acknowledged, sent or not (`SIOCOUTQ`). Like Linux, counts our FIN.
     pub fn unacked_bytes(&self) -> usize {
-        self.tx.queue.len()
+        self.tx.queue.len() + usize::from(self.tx.fin && !self.tx.fin_acked())
     }
 }
 

@@ -15,13 +15,13 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     if let DeviceSpec::Memif { socket, role, .. } = &config.device {
         return memif(socket, *role);
     }
+    if let Some(findings) = dpdk(config) {
+        return findings;
+    }
     let DeviceSpec::Xdp { interface } = &config.device else {
         let problem = config.device.check_supported().err();
         let text = problem.map_or_else(String::new, |problem| problem.to_string());
-        return vec![Finding::fail(
-            text,
-            "use a link of the form xdp:IFNAME or memif:SOCKET,…",
-        )];
+        return vec![Finding::fail(text, "see docs/CONFIG.md, Links")];
     };
     let tables = match tables() {
         Ok(tables) => tables,
@@ -41,6 +41,47 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![state(link), addresses(&tables, link), packet_size(link)];
     findings.extend(queues(interface, config.shards));
     findings
+}
+
+/// Whether DPDK has, or can make, the device. Starts DPDK in this process. `None`: not its
+/// business.
+#[cfg(feature = "dpdk")]
+fn dpdk(config: &Config) -> Option<Vec<Finding>> {
+    use luna::device::dpdk::{DpdkConfig, DpdkPort};
+    let (devargs, is_pci, network) = match &config.device {
+        DeviceSpec::Eal { arguments, network } => (arguments, false, network),
+        DeviceSpec::Pci {
+            address,
+            kernel: None,
+            network,
+        } => (address, true, network),
+        _ => return None,
+    };
+    let Some(network) = network else {
+        return Some(vec![Finding::fail(
+            format!("{devargs}: the link has no address of ours"),
+            "add ip=ADDR/LEN",
+        )]);
+    };
+    let port = DpdkPort::open(&DpdkConfig {
+        devargs: devargs.clone(),
+        is_pci,
+        mtu: network.mtu,
+        queues: config.shards,
+    });
+    Some(vec![match port {
+        Ok(port) => Finding::ok(format!(
+            "{devargs}: driver {}, hardware address {:?}",
+            port.driver(),
+            port.mac()
+        )),
+        Err(error) => Finding::fail(error.to_string(), "see the error"),
+    }])
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk(_: &Config) -> Option<Vec<Finding>> {
+    None
 }
 
 /// Whether the other end of a memif link is there, and whether this one can be.

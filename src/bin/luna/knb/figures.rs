@@ -141,7 +141,8 @@ fn plain(value: f64) -> String {
     match value {
         value if value >= 10.0 || value == 0.0 => format!("{value:.0}"),
         value if value >= 1.0 => format!("{value:.1}").trim_end_matches(".0").to_owned(),
-        value => format!("{value:.2}"),
+        value if value >= 0.01 => format!("{value:.2}").trim_end_matches('0').to_owned(),
+        value => format!("{value:.5}").trim_end_matches('0').to_owned(),
     }
 }
 
@@ -164,7 +165,7 @@ fn by_size(store: &Store) -> Figure {
     };
     let y = Axis {
         scale: Scale::Log10,
-        marks: 4,
+        marks: 7,
         ..RATE
     };
     Figure {

@@ -98,14 +98,16 @@ pub(crate) struct ClientOptions {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) server_threads: u16,
     /// Connections between each pair of threads
-    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(short, long, default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connections: u32,
     /// Bytes of a request, and of its response
     #[arg(short, long, default_value_t = 4096,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(MESSAGE_BYTES_MAX)))]
     pub(crate) size: u32,
     /// Requests under way on each connection
-    #[arg(short = 'd', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(short = 'd', long, default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) iodepth: u32,
     /// What the server speaks
     #[arg(long, value_enum, default_value = "knb")]

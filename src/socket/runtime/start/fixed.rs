@@ -13,9 +13,11 @@ use super::super::place::{Place, Steer};
 use super::super::steward::Chores;
 use super::bulletin::Bulletin;
 use super::{go, manner, secret};
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::control::{ControlHandle, Discovery, Tables};
 use crate::device::Device;
+#[cfg(feature = "dpdk")]
+use crate::device::dpdk::{DpdkConfig, DpdkPort};
 use crate::device::memif::{self, Memif, MemifConfig};
 use crate::stack::{Shard, ShardParts};
 use crate::sys;
@@ -29,16 +31,11 @@ const IFINDEX: u32 = 1;
 /// How long the start waits for the other end, if that is about to be there: what is sent before
 /// waits for the answer to a second question.
 const LINK_UP_WITHIN: Duration = Duration::from_millis(100);
+/// Frames of up to this MTU fit into one small object behind DPDK's headroom of 128 bytes.
+#[cfg(feature = "dpdk")]
+const DPDK_SMALL_MTU: usize = 2048 - 128 - 14 - 4;
 /// How often to look.
 const LOOK_EVERY_NS: u64 = 1_000_000;
-
-/// Where a link is in the network.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Network {
-    pub(super) address: IpAddr,
-    pub(super) prefix_len: u8,
-    pub(super) mtu: u16,
-}
 
 /// All packets are ours anyway.
 #[derive(Debug)]
@@ -89,8 +86,8 @@ pub(super) fn bring_up_memif(
             config.device, config.shards
         ));
     }
-    let mac = mac_of(network.address);
-    let open = || {
+    let site = Site::new(&link.socket, network, mac_of(network.address));
+    let open = |_: &mut Pool| {
         let mut memif = Memif::open(link).map_err(|error| error.to_string())?;
         let until = SystemClock.now() + LINK_UP_WITHIN;
         while !memif.is_up() && SystemClock.now() < until {
@@ -98,33 +95,93 @@ pub(super) fn bring_up_memif(
         }
         Ok(Box::new(memif) as Box<dyn Device>)
     };
-    bring_up(config, &link.socket, network, mac, open)
+    let area = area(1)?;
+    bring_up(
+        config,
+        &site,
+        vec![lane(&site, &area, PoolConfig::default(), open)?],
+    )
 }
 
-fn bring_up(
+/// Starts on a port of DPDK's.
+#[cfg(feature = "dpdk")]
+pub(super) fn bring_up_dpdk(
     config: &Config,
-    name: &str,
-    network: &Network,
-    mac: Mac,
-    open: impl FnOnce() -> Result<Box<dyn Device>, String> + Send,
+    devargs: &str,
+    is_pci: bool,
+    network: Option<&Network>,
 ) -> Result<(), String> {
-    let tables = Tables::builder()
-        .ethernet(IFINDEX, name, mac, network.mtu.into())
-        .address(IFINDEX, network.address, network.prefix_len)
-        .build();
-    let control = ControlHandle::from_static(tables);
-    let lease = if config.connect.is_empty() {
+    let network = network.ok_or_else(|| {
+        format!(
+            "{}: the link needs an address of ours: add ip=ADDR/LEN",
+            config.device
+        )
+    })?;
+    let port = DpdkPort::open(&DpdkConfig {
+        devargs: devargs.to_owned(),
+        is_pci,
+        mtu: network.mtu,
+        queues: config.shards,
+    })
+    .map_err(|error| error.to_string())?;
+    log::info!("{devargs}: driver {}", port.driver());
+    let site = Site::new(devargs, network, port.mac());
+    let pools = PoolConfig {
+        rx_object_bytes: if usize::from(network.mtu) <= DPDK_SMALL_MTU {
+            2048
+        } else {
+            4096
+        },
+        ..PoolConfig::default()
+    };
+    let area = area(config.shards.into())?;
+    let mut lanes = Vec::new();
+    for number in 0..config.shards {
+        let open = |pool: &mut Pool| {
+            let queue = port
+                .queue(number, pool)
+                .map_err(|error| error.to_string())?;
+            Ok(Box::new(queue) as Box<dyn Device>)
+        };
+        lanes.push(lane(&site, &area, pools, open)?);
+    }
+    port.start().map_err(|error| error.to_string())?;
+    bring_up(config, &site, lanes)
+}
+
+/// A link in its own little network, which is all that its tables know.
+struct Site {
+    name: String,
+    control: Arc<ControlHandle>,
+}
+
+impl Site {
+    fn new(name: &str, network: &Network, mac: Mac) -> Self {
+        let tables = Tables::builder()
+            .ethernet(IFINDEX, name, mac, network.mtu.into())
+            .address(IFINDEX, network.address, network.prefix_len)
+            .build();
+        Self {
+            name: name.to_owned(),
+            control: ControlHandle::from_static(tables),
+        }
+    }
+}
+
+fn bring_up(config: &Config, site: &Site, lanes: Vec<Lane<Shard>>) -> Result<(), String> {
+    let name = &site.name;
+    // With several shards a reply may arrive at any of them.
+    let lease = if config.connect.is_empty() || config.shards != 1 {
         None
     } else {
-        let lease = Lease::acquire(name, &config.client_ports, 1);
+        let lease = Lease::acquire(&short(name), &config.client_ports, 1);
         Some(lease.map_err(|error| error.to_string())?)
     };
-    let lane = lane(&control, open)?;
-    let crew = Crew::new(vec![lane], manner(config)).map_err(|errno| format!("{name}: {errno}"))?;
+    let crew = Crew::new(lanes, manner(config)).map_err(|errno| format!("{name}: {errno}"))?;
     let place = Place::new(
-        control,
+        Arc::clone(&site.control),
         IFINDEX,
-        name.to_owned(),
+        name.clone(),
         Box::new(Whole),
         lease,
         Vec::new(),
@@ -134,19 +191,26 @@ fn bring_up(
     go(runtime, chores)
 }
 
-fn lane(
-    control: &Arc<ControlHandle>,
-    open: impl FnOnce() -> Result<Box<dyn Device>, String> + Send,
-) -> Result<Lane<Shard>, String> {
-    let pool_config = PoolConfig::default();
-    let area = Area::new(pool_config.zones * ZONE_BYTES).map_err(|error| error.to_string())?;
+fn area(shards: usize) -> Result<Arc<Area>, String> {
+    let area = Area::new(shards * PoolConfig::default().zones * ZONE_BYTES)
+        .map_err(|error| error.to_string())?;
     if area.backing() == Backing::Plain {
         log::info!("packet memory is on ordinary pages: hugepages are faster");
     }
+    Ok(area)
+}
+
+fn lane(
+    site: &Site,
+    area: &Arc<Area>,
+    pool: PoolConfig,
+    open: impl FnOnce(&mut Pool) -> Result<Box<dyn Device>, String> + Send,
+) -> Result<Lane<Shard>, String> {
     let secret = secret()?;
+    let control = &site.control;
     let cell = ShardCell::try_new(|| {
-        let pool = Pool::new(&area, pool_config).map_err(|error| error.to_string())?;
-        let device = open()?;
+        let mut pool = Pool::new(area, pool).map_err(|error| error.to_string())?;
+        let device = open(&mut pool)?;
         Ok::<_, String>(Shard::new(ShardParts {
             device,
             pool,
@@ -161,6 +225,22 @@ fn lane(
     Ok(Lane::new(cell))
 }
 
+/// A link's name as part of the name of a lease, which has room for an interface's: of a long path
+/// the end, and a number that tells it from others that end so.
+fn short(name: &str) -> String {
+    const CHARS_MAX: usize = 48;
+    let chars = name.chars().count();
+    if chars <= CHARS_MAX {
+        return name.to_owned();
+    }
+    // FNV-1a: it must only be the same in every process.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let end: String = name.chars().skip(chars - CHARS_MAX).collect();
+    format!("{hash:016x}/{end}")
+}
+
 /// A locally administered hardware address that stays the same over restarts.
 fn mac_of(ip: IpAddr) -> Mac {
     let [a, b, c, d] = match ip {
@@ -171,4 +251,25 @@ fn mac_of(ip: IpAddr) -> Mac {
         }
     };
     Mac([0x02, b'L', a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_become_short_and_stay_different() {
+        assert_eq!(short("/tmp/a.sock"), "/tmp/a.sock");
+        let long = |first: char| format!("/{first}{}/m.sock", "x".repeat(90));
+        let (a, b) = (short(&long('a')), short(&long('b')));
+        assert!(a.len() < 80 && a != b, "{a} {b}");
+        assert_eq!(a, short(&long('a')));
+    }
+
+    #[test]
+    fn hardware_addresses_are_local_and_of_one_host() {
+        let mac = mac_of([10, 77, 0, 1].into());
+        assert_eq!(mac.0, [2, b'L', 10, 77, 0, 1]);
+        assert_eq!(mac.0[0] & 3, 2, "locally administered, unicast");
+    }
 }

@@ -122,7 +122,8 @@ fn page(store: &Store, targets: &[Target]) -> String {
         "# Benchmarks\n\n\
          Written by `make bench`; figures of one machine at one time. Compare within a table, not \
          between machines or days.\n`scripts/bench.sh TABLE…` measures single tables again; \
-         `make figures` draws curves.\n\n{}\n## Targets\n\n| | target | measured | |\n|---|---|---:|---|\n",
+         `make figures` draws curves.\n\n{}\n## Targets\n\n\
+         | | target | measured | |\n|---|---|---:|---|\n",
         machine(store)
     );
     for target in targets {

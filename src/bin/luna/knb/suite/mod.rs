@@ -13,8 +13,8 @@ use clap::Args;
 use serde_json::json;
 
 use self::link::Links;
-use self::plan::Table;
 pub(crate) use self::plan::Variant;
+use self::plan::{Run, Table};
 use self::play::Stage;
 pub(crate) use self::store::{Store, middle};
 use super::cacheline::round_trip_ns;
@@ -87,18 +87,7 @@ fn measure(options: &Options) -> Result<u32, String> {
     };
     let mut failed = 0;
     for table in tables {
-        let wanted = |name: &str, text: &Option<String>| match text {
-            Some(text) => name.contains(text.as_str()),
-            None => true,
-        };
-        let runs: Vec<_> = table
-            .runs()
-            .into_iter()
-            .filter(|run| wanted(&run.cell, &options.cell))
-            .filter(|run| {
-                options.only.is_empty() || options.only.iter().any(|id| id == run.variant.id())
-            })
-            .collect();
+        let runs = wanted(options, table);
         store.forget(|record| {
             let is = |key: &str, value: &str| record.get(key).is_some_and(|field| field == value);
             is("table", table.name())
@@ -124,21 +113,46 @@ fn measure(options: &Options) -> Result<u32, String> {
                     fields.insert("round".into(), round.into());
                     fields.insert("cacheline_ns".into(), json!(cacheline));
                 }
-                note(&format!(
-                    "{} {round} | {:<14} | {:<12} | {:>9.0}/s p50 {:>7.1} p99 {:>8.1} µs | line {:.0} ns",
-                    table.name(),
-                    run.cell,
-                    run.variant.id(),
-                    number(&record, "rps"),
-                    number(&record, "p50_us"),
-                    number(&record, "p99_us"),
-                    cacheline.unwrap_or(f64::NAN),
-                ));
+                tell(&record);
                 store.add(record)?;
             }
         }
     }
     Ok(failed)
+}
+
+/// The runs of a table that were asked for.
+fn wanted(options: &Options, table: Table) -> Vec<Run> {
+    let only = &options.only;
+    let is_wanted = |run: &Run| {
+        let is_cell = options
+            .cell
+            .as_ref()
+            .is_none_or(|text| run.cell.contains(text));
+        is_cell && (only.is_empty() || only.iter().any(|id| id == run.variant.id()))
+    };
+    table.runs().into_iter().filter(is_wanted).collect()
+}
+
+/// One line about a run.
+fn tell(record: &serde_json::Value) {
+    let text = |key| {
+        record
+            .get(key)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+    };
+    note(&format!(
+        "{} {} | {:<14} | {:<12} | {:>9.0}/s p50 {:>7.1} p99 {:>8.1} µs | line {:.0} ns",
+        text("table"),
+        number(record, "round"),
+        text("cell"),
+        text("variant"),
+        number(record, "rps"),
+        number(record, "p50_us"),
+        number(record, "p99_us"),
+        number(record, "cacheline_ns"),
+    ));
 }
 
 fn number(record: &serde_json::Value, key: &str) -> f64 {

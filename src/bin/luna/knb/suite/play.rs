@@ -447,7 +447,8 @@ mod tests {
     fn the_output_of_redis_benchmark_is_read() {
         let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\
                     \"p95_latency_ms\",\"p99_latency_ms\",\"max_latency_ms\"\n\
-                    \"GET\",\"89847.26\",\"0.300\",\"0.100\",\"0.279\",\"0.400\",\"0.543\",\"2.0\"\n";
+                    \"GET\",\"89847.26\",\"0.300\",\"0.100\",\"0.279\",\"0.400\",\"0.543\",\
+                    \"2.0\"\n";
         let result = redis_result(text).expect("a result");
         assert_eq!(
             result,

@@ -1,0 +1,285 @@
+//! Links through DPDK: virtual ports that need no hardware, on memory without hugepages.
+//!
+//! DPDK starts once per process, so everything that needs it fresh is in one test.
+
+#![cfg(feature = "dpdk")]
+#![allow(
+    clippy::expect_used,
+    reason = "a helper that fails is the test failing"
+)]
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use luna::device::dpdk::{DpdkConfig, DpdkPort, DpdkQueue};
+use luna::device::{Device, Pieces, RxFrame, TxFrame};
+use luna::zbuf::{Area, Pool, PoolConfig};
+
+/// DPDK is one per process, and not made for tests that run side by side. Whoever comes first
+/// starts it, and finds out what that does to the calling thread.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    START.get_or_init(|| {
+        let before = Thread::now();
+        drop(DpdkPort::open(&config("net_null9", 1500, 1)).expect("a port"));
+        [before, Thread::now()]
+    });
+    turn
+}
+
+static START: OnceLock<[Thread; 2]> = OnceLock::new();
+
+/// What DPDK could have changed of a thread.
+#[derive(Debug, PartialEq, Eq)]
+struct Thread {
+    affinity: Vec<usize>,
+    name: String,
+    blocked: String,
+}
+
+impl Thread {
+    fn now() -> Self {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("status");
+        let line = status.lines().find(|line| line.starts_with("SigBlk:"));
+        let set = rustix::thread::sched_getaffinity(None).expect("affinity");
+        Self {
+            affinity: (0..rustix::thread::CpuSet::MAX_CPU)
+                .filter(|cpu| set.is_set(*cpu))
+                .collect(),
+            name: std::fs::read_to_string("/proc/thread-self/comm").expect("a name"),
+            blocked: line.expect("a mask").to_owned(),
+        }
+    }
+}
+
+fn config(devargs: &str, mtu: u16, queues: u16) -> DpdkConfig {
+    DpdkConfig {
+        devargs: devargs.to_owned(),
+        is_pci: false,
+        mtu,
+        queues,
+    }
+}
+
+fn pool() -> Pool {
+    let area = Area::new(16 << 21).expect("memory");
+    let config = PoolConfig {
+        zones: 16,
+        ..PoolConfig::default()
+    };
+    Pool::new(&area, config).expect("a pool")
+}
+
+fn open(devargs: &str, mtu: u16, pool: &mut Pool) -> DpdkQueue {
+    let port = DpdkPort::open(&config(devargs, mtu, 1)).expect("a port");
+    let queue = port.queue(0, pool).expect("a queue");
+    port.start().expect("a start");
+    queue
+}
+
+fn frame(pool: &mut Pool, header: &[u8], payload: &[&[u8]]) -> TxFrame {
+    let mut frame = TxFrame {
+        header: header.iter().copied().collect(),
+        payload: Pieces::new(),
+        checksum_offload: false,
+        segment_bytes: 0,
+    };
+    for piece in payload {
+        frame.payload.push(pool.copy_in(piece).expect("memory"));
+    }
+    frame
+}
+
+fn bytes(frame: &RxFrame) -> Vec<u8> {
+    frame
+        .pieces
+        .iter()
+        .flat_map(|piece| piece.as_bytes().to_vec())
+        .collect()
+}
+
+fn exchange(queue: &mut DpdkQueue, pool: &mut Pool, frames: Vec<TxFrame>) -> Vec<Vec<u8>> {
+    let mut sending = VecDeque::from(frames);
+    let mut received = Vec::new();
+    while !sending.is_empty() {
+        assert!(
+            queue.tx_burst(pool, &mut sending) > 0,
+            "the port takes nothing"
+        );
+        queue.flush(pool);
+        queue.rx_burst(pool, &mut received, 64);
+    }
+    while queue.rx_burst(pool, &mut received, 64) > 0 {}
+    // What was received has been let go of: its senders' pieces are complete.
+    queue.flush(pool);
+    received.iter().map(bytes).collect()
+}
+
+#[test]
+fn the_start_leaves_the_calling_thread_as_it_was() {
+    let _turn = turn();
+    let [before, after] = START.get().expect("it has started");
+    assert_eq!(before, after);
+    // Its own threads take no signal of the application's.
+    let mut own = 0;
+    for task in std::fs::read_dir("/proc/self/task")
+        .expect("tasks")
+        .flatten()
+    {
+        let text = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        if text("comm").starts_with("eal-") {
+            own += 1;
+            let status = text("status");
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            let blocked = u64::from_str_radix(blocked.expect("a mask").trim(), 16).expect("hex");
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGCHLD] {
+                assert_ne!(blocked & 1 << (signal - 1), 0, "signal {signal}: {status}");
+            }
+        }
+    }
+    assert!(own > 0, "DPDK has a thread for interrupts");
+    let mut pool = pool();
+    let mut queue = open("net_null7", 1500, &mut pool);
+    assert!(queue.must_be_polled() && queue.wait_fds().is_empty());
+    queue.close(&mut pool);
+    drop(queue);
+    assert_eq!(pool.objects_in_use(), 0);
+}
+
+#[test]
+fn frames_come_back_from_a_ring_whole_and_nothing_is_lost() {
+    let _turn = turn();
+    let mut pool = pool();
+    let mut queue = open("net_ring0", 9000, &mut pool);
+    let body: Vec<u8> = (0..8000_u32).map(|i| i as u8).collect();
+    let (a, b) = body.split_at(3000);
+    let expected = [
+        vec![1; 60],
+        [&[2; 54], a].concat(),
+        [&[3; 54], a, b].concat(),
+    ];
+    for _ in 0..200 {
+        let frames = vec![
+            frame(&mut pool, &[1; 60], &[]),
+            frame(&mut pool, &[2; 54], &[a]),
+            frame(&mut pool, &[3; 54], &[a, b]),
+        ];
+        assert_eq!(exchange(&mut queue, &mut pool, frames), expected);
+    }
+    let stats = queue.stats();
+    assert_eq!((stats.tx_frames, stats.rx_frames), (600, 600));
+    assert_eq!(stats.tx_bytes, stats.rx_bytes);
+    queue.close(&mut pool);
+    drop(queue);
+    assert_eq!(pool.objects_in_use(), 0);
+}
+
+#[test]
+fn a_header_goes_in_front_of_its_payload() {
+    let _turn = turn();
+    let mut pool = pool();
+    let mut queue = open("net_ring1", 1500, &mut pool);
+    let mut payload = pool.alloc_with_headroom(1400, 128).expect("memory");
+    payload.append(&[9; 1400]);
+    let mut one = frame(&mut pool, &[4; 54], &[]);
+    one.payload.push(payload);
+    let before = pool.objects_in_use();
+    let frames = vec![one.clone()];
+    let got = exchange(&mut queue, &mut pool, frames);
+    assert_eq!(got, [[&[4_u8; 54][..], &[9; 1400]].concat()]);
+    assert_eq!(
+        pool.objects_in_use(),
+        before,
+        "only the payload is kept, by us"
+    );
+    assert_eq!(one.payload[0].tx_inflight(), 0);
+    queue.close(&mut pool);
+}
+
+#[test]
+fn each_queue_has_its_own_frames() {
+    let _turn = turn();
+    let port = DpdkPort::open(&config("net_ring2", 1500, 2)).expect("a port");
+    let mut pools = [pool(), pool()];
+    let mut queues: Vec<DpdkQueue> = pools
+        .iter_mut()
+        .enumerate()
+        .map(|(number, pool)| port.queue(number as u16, pool).expect("a queue"))
+        .collect();
+    port.start().expect("a start");
+    for (number, (queue, pool)) in queues.iter_mut().zip(&mut pools).enumerate() {
+        let own = frame(pool, &[number as u8; 60], &[]);
+        let frames = vec![own];
+        let mut sending = VecDeque::from(frames);
+        assert_eq!(queue.tx_burst(pool, &mut sending), 1);
+    }
+    for (number, (queue, pool)) in queues.iter_mut().zip(&mut pools).enumerate() {
+        let mut got = Vec::new();
+        queue.rx_burst(pool, &mut got, 64);
+        assert_eq!(
+            got.iter().map(bytes).collect::<Vec<_>>(),
+            [[number as u8; 60]]
+        );
+        drop(got);
+    }
+    for (queue, pool) in queues.iter_mut().zip(&mut pools) {
+        queue.close(pool);
+        assert_eq!(pool.objects_in_use(), 0);
+    }
+}
+
+#[test]
+fn received_objects_are_replaced_for_as_long_as_there_are_any() {
+    let _turn = turn();
+    let mut pool = pool();
+    // Makes up frames without end.
+    let mut queue = open("net_null0", 1500, &mut pool);
+    let mut total = 0;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut got = Vec::new();
+        total += queue.rx_burst(&mut pool, &mut got, 64);
+        held.extend(got.pop());
+    }
+    assert_eq!(total, 6400);
+    assert_eq!(
+        queue.stats().bytes_copied,
+        0,
+        "they lie where the driver put them"
+    );
+    drop(held);
+    // Who holds everything starves the port, and nothing worse.
+    let mut held = Vec::new();
+    while queue.rx_burst(&mut pool, &mut held, 64) > 0 {}
+    assert!(held.len() > 2000);
+    held.clear();
+    assert!(
+        queue.rx_burst(&mut pool, &mut held, 64) > 0 || {
+            // The first burst only fetched new objects.
+            queue.rx_burst(&mut pool, &mut held, 64) > 0
+        }
+    );
+    drop(held);
+    queue.close(&mut pool);
+    drop(queue);
+    assert_eq!(pool.objects_in_use(), 0);
+}
+
+#[test]
+fn what_cannot_be_is_one_line_that_says_what_to_do() {
+    let _turn = turn();
+    for (config, word) in [
+        (config("net_nosuchthing0", 1500, 1), "find or make"),
+        (config("net_ring3", 1500, 1000), "LUNA_SHARDS"),
+        (config("net_ring4", 20, 1), "MTU can be"),
+        (
+            config("net_memif0,role=server", 1500, 1),
+            "use memif:SOCKET",
+        ),
+    ] {
+        let error = DpdkPort::open(&config).expect_err(word).to_string();
+        assert!(error.contains(word) && !error.contains('\n'), "{error}");
+        assert!(error.starts_with(&config.devargs), "{error}");
+    }
+}
