@@ -3,7 +3,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: help demo deps build test bench figures soak install
+.PHONY: help demo deps build test bench figures harmless soak install
 
 help:
 	@echo 'make demo     redis on the kernel and on luna, side by side (root)'
@@ -12,6 +12,7 @@ help:
 	@echo 'make deps     install what building and testing need (root, Debian)'
 	@echo 'make bench    measure, and write docs/BENCHMARKS.md (root)'
 	@echo 'make figures  draw the curves of the paper for this machine, in target/figures (root)'
+	@echo 'make harmless  the tests of CPython, with and without the preload library (root)'
 	@echo 'make soak     1 GiB transfers and repeated tests (root)'
 	@echo 'make install  into $$(DESTDIR)$$(PREFIX), by default /usr/local'
 
@@ -32,6 +33,9 @@ bench:
 
 figures:
 	@bash scripts/bench.sh figures
+
+harmless:
+	@bash scripts/harmless.sh $(MODULES)
 
 soak:
 	@bash scripts/soak.sh

@@ -16,10 +16,6 @@ use crate::socket::runtime::wake::Wake;
 use crate::sys::{self, EpollEvent, Errno, PollFd, SignalSet};
 use crate::time::{Clock, Duration, Instant, SystemClock};
 
-/// Most events that one wait gives, as in the kernel (`EP_MAX_EVENTS` is far more; this bounds
-/// how long the set's lock is held).
-const EVENTS_MAX: usize = 1024;
-
 /// `epoll_pwait2(2)`: how many events were put at the front of `events`. `timeout`: none waits
 /// for ever. `mask` holds while the thread sleeps.
 ///
@@ -35,8 +31,6 @@ pub fn wait(
     if events.is_empty() {
         return Err(Errno::INVAL);
     }
-    let room = events.len().min(EVENTS_MAX);
-    let events = events.get_mut(..room).unwrap_or_default();
     let mut patience = timeout.map_or(Patience::Endless, Patience::For);
     if runtime::crew().is_none() || !set.has_luna_items() {
         runtime::flush_deferred();
