@@ -80,9 +80,18 @@ pub fn exit_group(code: i32) -> ! {
 
 /// Whether every signal handler that the application has installed asks for interrupted calls
 /// to be restarted (`SA_RESTART`). Only then is it right to go on after an interruption: which
-/// of several handlers ran cannot be known.
+/// of several handlers ran cannot be known. Handlers of faults do not count: what raises those
+/// is not waiting.
 pub fn handlers_restart() -> bool {
-    (1..libc::SIGRTMAX()).all(|signal| {
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGABRT,
+    ];
+    let mut signals = (1..libc::SIGRTMAX()).filter(|signal| !faults.contains(signal));
+    signals.all(|signal| {
         // SAFETY: all-zero bytes are a valid `struct sigaction`.
         let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
         // SAFETY: only reads the current action into a live struct.

@@ -287,6 +287,7 @@ CASE(bound_to_the_device)
     struct sockaddr_in at = any_at(SPARE_PORT);
     CALL(getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, &len));
     say("length %u", len);
+    set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     CALL(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, own_device(), (socklen_t)strlen(own_device())));
     CALL(bind(fd, AT(at)));
     CALL(listen(fd, 4));
@@ -302,6 +303,7 @@ CASE(bound_to_loopback)
 {
     int fd = fresh();
     struct sockaddr_in at = any_at(SPARE_PORT), local = loopback_at(SPARE_PORT);
+    set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     CALL(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 2));
     CALL(bind(fd, AT(at)));
     CALL(listen(fd, 4));
@@ -450,6 +452,8 @@ CASE(shared_port)
 {
     struct sockaddr_in at = any_at(SPARE_PORT);
     int one = fresh(), two = fresh(), three = fresh();
+    set_int(one, SOL_SOCKET, SO_REUSEADDR, 1);
+    set_int(two, SOL_SOCKET, SO_REUSEADDR, 1);
     CALL(set_int(one, SOL_SOCKET, SO_REUSEPORT, 1));
     CALL(set_int(two, SOL_SOCKET, SO_REUSEPORT, 1));
     CALL(bind(one, AT(at)));
