@@ -32,7 +32,12 @@ fn testpmd(program: &str, socket: &Path, role: &str) -> Proc {
     );
     command.args(["--lcores=0@0,1@0", "--no-pci", "--no-telemetry", &device]);
     command.args(["--no-huge", "--no-shconf", "-m", "256", "--"]);
-    command.args(["--forward-mode=io", "--total-num-mbufs=8192"]);
+    // What comes before it forwards is sent back, too.
+    command.args([
+        "--forward-mode=io",
+        "--total-num-mbufs=8192",
+        "--no-flush-rx",
+    ]);
     Proc::start(command)
 }
 

@@ -310,6 +310,10 @@ impl Channel {
             buffer_bytes: (self.config.role == MemifRole::Client)
                 .then_some(self.config.buffer_bytes),
         };
+        if self.config.role == MemifRole::Client {
+            // DPDK's server resets the rings when it connects, and with them what was offered.
+            link.rx.show(&link.regions);
+        }
         let peer = printable(&connection.peer);
         if self.watch(link.rx.event().raw(), EVENT, true).is_err() {
             self.hang_up("no descriptor to wait on");
