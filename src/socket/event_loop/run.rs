@@ -81,8 +81,6 @@ impl<C: Callbacks> Loop<C> {
             let deadline = patience.map_or(Instant::FAR_FUTURE, |span| began + span);
             loop {
                 let now = SystemClock.now();
-                // All of it: the caller may not be back soon.
-                inner.kernel.every.set(0);
                 if self.round(inner, now) {
                     return true;
                 }
