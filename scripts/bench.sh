@@ -38,13 +38,15 @@ suite() {
         --rounds "${BENCH_ROUNDS:-5}" --seconds "${BENCH_SECONDS:-0.6}"
 }
 
-# What scripts/instructions.sh counts: KEY=NUMBER words.
+# What scripts/instructions.sh counts, and the cycles of the same rounds: KEY=NUMBER lines.
 memory() {
     local words
-    words=$(bash "$ROOT/scripts/instructions.sh" | tr ' ' '\n' | grep -E '^[a-z_0-9]+=[0-9.]+$' |
-        tr '\n' ' ')
+    words=$({
+        bash "$ROOT/scripts/instructions.sh" --all
+        cargo bench --locked --quiet --bench rpc --features testutil
+    } | grep -E '^[a-z_0-9.]+=[0-9.]+$' | tr '\n' ' ')
     # shellcheck disable=SC2086 # one word for each figure
-    "$LUNA" knb record --results "$RESULTS" memory rpc inline -- $words
+    "$LUNA" knb record --results "$RESULTS" memory rpc memory -- $words
 }
 
 main() {

@@ -195,7 +195,9 @@ const SECTIONS: [Section; 6] = [
     (
         "memory",
         "In memory",
-        "`scripts/instructions.sh`: two shards on a wire in memory, one thread, 4 KB each way.",
+        "`cargo bench --bench rpc --features testutil` and `scripts/instructions.sh --all`: two \
+         shards on a wire in memory, one thread, both applications included; 4 KB each way, or \
+         connect–exchange–close.",
         &[],
     ),
 ];
@@ -276,7 +278,12 @@ fn plain(out: &mut String, records: &[&serde_json::Value]) {
     for record in records {
         for (key, value) in record.as_object().into_iter().flatten() {
             if let Some(value) = value.as_f64().filter(|_| !META.contains(&key.as_str())) {
-                let _ = writeln!(out, "| {} | {} |", key.replace('_', " "), number(value));
+                let _ = writeln!(
+                    out,
+                    "| {} | {} |",
+                    key.replace(['_', '.'], " "),
+                    number(value)
+                );
             }
         }
     }
