@@ -303,7 +303,11 @@ impl LocalEnd {
         let pieces = if by_reference {
             let mut pieces = Pieces::new();
             pieces.push(pool.copy_in(&frame.header)?);
-            pieces.extend(frame.payload.into_iter().filter(|piece| !piece.is_empty()));
+            for piece in frame.payload {
+                if !piece.is_empty() {
+                    pieces.push(piece);
+                }
+            }
             pieces
         } else {
             let payload = frame.payload.iter().map(Slice::as_bytes);

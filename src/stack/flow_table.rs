@@ -36,10 +36,17 @@ impl FlowKey {
 }
 
 impl Hash for FlowKey {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(self.local);
-        state.write_u128(self.remote);
-        state.write_u32(self.ports);
+        let (local, remote) = (self.local as u64, self.remote as u64);
+        // All of an IPv4 key is in two words: what the mapping adds is the same in each.
+        state.write_u64((local << 32) | u64::from(self.ports));
+        state.write_u64(remote);
+        let high = ((self.local >> 64) as u64, (self.remote >> 64) as u64);
+        if high != (0, 0) {
+            state.write_u64(local ^ high.0.rotate_left(32));
+            state.write_u64(high.1);
+        }
     }
 }
 

@@ -100,8 +100,15 @@ fn skip(pieces: &mut Pieces, mut n: usize) {
             break;
         }
     }
-    if empty {
-        pieces.retain(|p| !p.is_empty());
+    if !empty {
+        return;
+    }
+    match pieces.as_slice() {
+        // Headers in one piece, data in another: the usual frame of a link that splits them.
+        [headers, data] if headers.is_empty() && !data.is_empty() => {
+            let _headers = pieces.swap_remove(0);
+        }
+        _ => pieces.retain(|p| !p.is_empty()),
     }
 }
 

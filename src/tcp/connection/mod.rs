@@ -331,10 +331,12 @@ impl<P: Payload> Connection<P> {
     }
 
     /// The next thing to tell, until there is nothing.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = Event::ALL
-            .into_iter()
-            .find(|e| self.events & e.bit() != 0)?;
+        if self.events == 0 {
+            return None;
+        }
+        let event = *Event::ALL.get(self.events.trailing_zeros() as usize)?;
         // Whoever frees the connection must have polled its last segment first.
         let owed = Flags::RST_PENDING | Flags::ACK_NOW;
         if matches!(event, Event::TimeWait | Event::Closed) && self.flags.intersects(owed) {

@@ -26,6 +26,7 @@ impl<P: Payload> Connection<P> {
         out
     }
 
+    #[inline]
     fn next_segment(&mut self, now: Instant) -> Option<SegmentOut<P>> {
         if self
             .flags
@@ -62,6 +63,7 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Retransmissions first, then new data, then probes.
+    #[inline]
     fn next_data(&mut self, now: Instant) -> Option<SegmentOut<P>> {
         let r = &self.recovery;
         if (r.force_first || r.force_lost || r.probe_tail)
@@ -142,6 +144,7 @@ impl<P: Payload> Connection<P> {
     }
 
     /// Sends new data if the windows and good manners allow it.
+    #[inline]
     fn send_new(&mut self, now: Instant, in_flight: u32) -> Option<SegmentOut<P>> {
         let mss = self.current_mss();
         let mut window = self.congestion.cwnd();
@@ -284,6 +287,7 @@ impl<P: Payload> Connection<P> {
         Some(self.emit_data(now, start, payload, len, fin, true))
     }
 
+    #[inline]
     fn emit_new(&mut self, now: Instant, len: u32, fin: bool, mss: u32) -> SegmentOut<P> {
         let start = self.tx.nxt;
         if self.tx.flight() == 0 {
@@ -354,6 +358,7 @@ impl<P: Payload> Connection<P> {
         ((OPTIONS_BYTES_MAX - taken - 4) / 8) as usize
     }
 
+    #[inline]
     fn emit_data(
         &mut self,
         now: Instant,
