@@ -12,6 +12,7 @@
 #![allow(missing_docs, reason = "a benchmark")]
 
 mod crowd;
+mod inline;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -143,6 +144,25 @@ fn copying(name: &str, checksum_offload: bool) {
     println!("{name}.cycles_per_rpc_and_side={:.0}", spent as f64 / sides);
     let frames = (frames(&rpc.two) - before) as f64 / rounds as f64;
     println!("{name}.frames_per_rpc={frames:.3}");
+    println!("{name}.allocations={allocations}");
+}
+
+fn by_reference(name: &str, checksum_offload: bool) {
+    let rounds = rounds(200_000);
+    let mut both = inline::Both::new(checksum_offload);
+    both.warm_up();
+    let before = (both.frames(), both.bytes_copied());
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+    let start = cycles();
+    both.measured_inline(rounds);
+    let spent = cycles().wrapping_sub(start);
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
+    let cycles_each = spent as f64 / rounds as f64 / 2.0;
+    println!("{name}.rounds={rounds}");
+    println!("{name}.cycles_per_rpc_and_side={cycles_each:.0}");
+    let frames = (both.frames() - before.0) as f64 / rounds as f64;
+    println!("{name}.frames_per_rpc={frames:.3}");
+    println!("{name}.bytes_copied={}", both.bytes_copied() - before.1);
     println!("{name}.allocations={allocations}");
 }
 
@@ -285,6 +305,12 @@ fn main() {
     }
     if wants("copy_offload") {
         copying("copy_offload", true);
+    }
+    if wants("inline") {
+        by_reference("inline", false);
+    }
+    if wants("inline_offload") {
+        by_reference("inline_offload", true);
     }
     if wants("short") {
         short();

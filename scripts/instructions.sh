@@ -28,4 +28,7 @@ fi
 for mode in copy copy_offload; do
     echo "$mode.instructions_per_rpc_and_side=$(count $mode measured_rounds $ROUNDS)"
 done
+for mode in inline inline_offload; do
+    echo "$mode.instructions_per_rpc_and_side=$(count $mode measured_inline $ROUNDS)"
+done
 echo "short.instructions_per_connection_and_side=$(count short measured_short 1600)"
