@@ -38,7 +38,7 @@ impl Shard {
             return;
         }
         let mut header = arrived.header.clone();
-        header.seq = header.seq + here as u32;
+        header.seq += here as u32;
         self.continued = Some(Continued {
             local: arrived.local,
             remote: arrived.remote,

@@ -43,7 +43,9 @@ fn alternate_bytes_pin_a_bounded_number_of_objects() {
 /// counts, every byte comes once.
 #[test]
 fn overlapping_pieces_give_one_stream() {
-    let text: Vec<u8> = (0..20_000u32).map(|i| (i * 31 ^ i >> 8) as u8).collect();
+    let text: Vec<u8> = (0..20_000u32)
+        .map(|i| ((i * 31) ^ (i >> 8)) as u8)
+        .collect();
     for seed in 0..10 {
         let (mut host, _, peer, conn) =
             connected(&Config::default(), syn_options(1000, true, None, None));

@@ -213,7 +213,8 @@ fn line(
 #[test]
 fn recovery_times_are_bounded_and_in_the_table() {
     let mut table = String::from(
-        "| floor | traffic | round trip ms | outage | first byte after repair: median ms | 99 % | worst |\n\
+        "| floor | traffic | round trip ms | outage | first byte after repair: median ms | 99 % \
+         | worst |\n\
          |---|---|---|---|---|---|---|\n",
     );
     for (name, config, floor) in [
