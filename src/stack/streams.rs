@@ -159,7 +159,7 @@ impl Shard {
     ) -> Result<usize, RecvError> {
         let slot = self.slots.get_mut(slot_key(id)).ok_or(RecvError::Stale)?;
         let readable = slot.conn.readable_bytes();
-        if readable == 0 || slot.marks.contains(Mark::READ_SHUT) {
+        if readable == 0 {
             return nothing_to_read(slot).map(|()| 0);
         }
         let wanted: usize = bufs.iter().map(|b| b.len()).sum();
