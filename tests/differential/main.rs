@@ -1,0 +1,117 @@
+//! The same transfers between luna and Linux, over a link in user space that loses and delays:
+//! both must complete, and the goodput of one is held against the other's, cell by cell.
+//!
+//! Linux runs in network namespaces behind TUN interfaces and needs real time, so a few transfers
+//! run in CI, and the whole table (loss × round trip × buffer) is measured by hand on a quiet
+//! machine, into `target/differential.md`:
+//!
+//!     LUNA_DIFFERENTIAL=table cargo test --release --test differential -- --nocapture
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on fails"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../host/mod.rs"]
+mod host;
+mod link;
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use link::{Kind, Run};
+
+const LOSSES_PPM: [u32; 6] = [0, 1_000, 10_000, 30_000, 100_000, 300_000];
+const ROUND_TRIPS_US: [u64; 4] = [100, 1_000, 20_000, 100_000];
+const BUFFERS: [u32; 2] = [64 << 10, 1 << 20];
+
+/// How long a cell lasts: some tens of round trips.
+fn span(round_trip_us: u64) -> Duration {
+    match round_trip_us {
+        100 | 1_000 => Duration::from_millis(800),
+        20_000 => Duration::from_millis(2_000),
+        _ => Duration::from_millis(4_000),
+    }
+}
+
+fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32) -> u64 {
+    let span = span(round_trip_us);
+    let run = Run {
+        pair,
+        loss_ppm,
+        round_trip: Duration::from_micros(round_trip_us),
+        buffer,
+        seed: u64::from(loss_ppm) + round_trip_us,
+        span,
+        bytes: u64::MAX,
+    };
+    let received = link::run(&run).received;
+    (received as f64 / span.as_secs_f64() / 1000.0) as u64
+}
+
+fn table_path() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/differential.md")
+}
+
+/// Measures everything; `LUNA_DIFFERENTIAL=table`, or `table:N` for the Nth round-trip time only.
+fn measure(which: &str) {
+    let only: Option<usize> = which.split_once(':').and_then(|(_, n)| n.parse().ok());
+    let mut out = String::new();
+    for (index, round_trip) in ROUND_TRIPS_US.into_iter().enumerate() {
+        if only.is_some_and(|n| n != index) {
+            continue;
+        }
+        for buffer in BUFFERS {
+            for loss in LOSSES_PPM {
+                let cell = |pair| kilobytes(pair, loss, round_trip, buffer);
+                let linux = cell((Kind::Linux, Kind::Linux));
+                let sends = cell((Kind::Luna, Kind::Linux));
+                let receives = cell((Kind::Linux, Kind::Luna));
+                let _ = writeln!(
+                    out,
+                    "| {} | {} | {} | {linux} | {sends} | {receives} |",
+                    round_trip as f64 / 1000.0,
+                    buffer >> 10,
+                    f64::from(loss) / 10_000.0,
+                );
+                println!("{}", out.lines().last().unwrap());
+            }
+        }
+    }
+    let path = table_path();
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    std::fs::write(path, old + &out).unwrap();
+}
+
+/// Transfers in both directions complete and arrive whole, on a link that loses and reorders.
+#[test]
+fn transfers_between_luna_and_linux_complete() {
+    let Some(_turn) = common::require::turn(&["ip"]) else {
+        return;
+    };
+    if let Ok(which) = std::env::var("LUNA_DIFFERENTIAL") {
+        measure(&which);
+        return;
+    }
+    for pair in [(Kind::Luna, Kind::Linux), (Kind::Linux, Kind::Luna)] {
+        for loss_ppm in [0, 30_000] {
+            let run = Run {
+                pair,
+                loss_ppm,
+                round_trip: Duration::from_millis(2),
+                buffer: 256 << 10,
+                seed: 7,
+                span: Duration::from_secs(60),
+                bytes: 1_000_000,
+            };
+            let outcome = link::run(&run);
+            assert_eq!(outcome.received, 1_000_000, "{run:?}");
+            assert!(outcome.intact, "{run:?}: bytes differ");
+        }
+    }
+}
