@@ -1097,7 +1097,7 @@ int luna_getsockopt(int fd, int level, int name, void *value, socklen_t *len);
 // # Errors
 //
 // Those of `setsockopt(2)`; `ENOPROTOOPT` for what the stack can't honour (`TCP_ULP`,
-// `TCP_MD5SIG`, `TCP_REPAIR`, `SO_ZEROCOPY`, socket filters).
+// `TCP_MD5SIG`, `TCP_REPAIR`, socket filters).
 int luna_setsockopt(int fd, int level, int name, const void *value, socklen_t len);
 
 // `sockatmark(3)`: there is no urgent data on a luna connection.
