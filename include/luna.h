@@ -707,6 +707,19 @@ int luna_sendmmsg(int fd, struct mmsghdr *msgvec, unsigned int vlen, int flags);
 // Those of `sendfile(2)`.
 ssize_t luna_sendfile(int out_fd, int in_fd, off_t *offset, size_t count);
 
+// Opens now what needs privileges (the link's sockets and its program), for a process that is
+// about to give them up; the stack itself starts when it is needed. 0, also if there is nothing
+// to prepare.
+//
+// # Safety
+//
+// None.
+//
+// # Errors
+//
+// `EPERM`: the link can't be opened; the log says why when the stack is needed.
+int luna_prepare(void);
+
 // Makes a loop. Starts the stack if `LUNA_DEV` is set; where there is none, the loop works all
 // the same, on kernel sockets, and copies. Where its shard has a loop already, or threads of its
 // own (`LUNA_MODE=dedicated`), it serves that shard's connections over descriptors.

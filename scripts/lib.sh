@@ -19,8 +19,11 @@ PACKAGES_BUILD="cc=gcc clang=clang make=make pkg-config=pkg-config"
 # What a build needs besides programs, by a file of each.
 FILES_BUILD="/usr/include/dpdk/rte_ethdev.h=libdpdk-dev /usr/lib/llvm-14/lib/libclang.so=libclang-dev"
 PACKAGES_TEST="dpdk-testpmd=dpdk-dev ip=iproute2 nft=nftables bpftool=bpftool setpriv=util-linux ping=iputils-ping
-    redis-server=redis-server redis-benchmark=redis-tools nginx=nginx-light iperf3=iperf3"
-PACKAGES_BENCH="taskset=util-linux valgrind=valgrind ethtool=ethtool memcached=memcached"
+    redis-server=redis-server redis-benchmark=redis-tools nginx=nginx-light iperf3=iperf3
+    memcached=memcached haproxy=haproxy curl=curl wget=wget socat=socat openssl=openssl
+    /usr/bin/python3=python3 node=nodejs javac=openjdk-17-jdk-headless psql=postgresql
+    sshd=openssh-server ssh=openssh-client stress-ng=stress-ng"
+PACKAGES_BENCH="taskset=util-linux valgrind=valgrind ethtool=ethtool"
 
 # install_missing NAME=PACKAGE…: installs the packages of the programs that are not there.
 install_missing() {

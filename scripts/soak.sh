@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# make soak: what takes too long for every change. 1 GiB transfers each way, optimised build, then
-# the other end-to-end tests over and over.
+# make soak: what takes too long for every change. 1 GiB transfers each way, optimised build; nginx,
+# redis and memcached for half an hour; then the other end-to-end tests over and over.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -11,8 +11,9 @@ need_root soak
 install_missing $PACKAGES_BUILD $PACKAGES_TEST
 export CI=true
 E2E_MIB=${SOAK_MIB:-1024} cargo test --release --locked --test e2e_integrity -- --nocapture
+bash scripts/soak_apps.sh
 for round in $(seq "${SOAK_ROUNDS:-10}"); do
     say "round $round"
-    cargo test --release --locked --test e2e_redis --test e2e_crash --test e2e_setup \
+    cargo test --release --locked --test apps --test e2e_redis --test e2e_crash --test e2e_setup \
         --test e2e_idle --test e2e_coexist
 done

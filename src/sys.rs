@@ -44,6 +44,30 @@ pub unsafe fn raw(number: syscalls::Sysno, args: [usize; 6]) -> Result<usize, Er
     result.map_err(|errno| Errno::from_raw_os_error(errno.into_raw()))
 }
 
+/// A descriptor of the BPF link with this kernel id (`BPF_LINK_GET_FD_BY_ID`, which the BPF library
+/// does not offer).
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOENT`: there is none, or not any more.
+pub fn bpf_link_by_id(id: u32) -> Result<std::os::fd::OwnedFd, Errno> {
+    use std::os::fd::FromRawFd as _;
+    const BPF_LINK_GET_FD_BY_ID: usize = 30;
+    // The beginning of `union bpf_attr`: the id, two fields of other commands, flags.
+    let attributes = [id, 0, 0, 0];
+    // SAFETY: the kernel reads as many bytes of the live array as it is told.
+    let fd = unsafe {
+        let address = attributes.as_ptr().expose_provenance();
+        let size = size_of_val(&attributes);
+        raw(
+            syscalls::Sysno::bpf,
+            [BPF_LINK_GET_FD_BY_ID, address, size, 0, 0, 0],
+        )
+    }?;
+    // SAFETY: a fresh descriptor that nobody else knows. (BPF descriptors are close-on-exec.)
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Sets the calling thread's `errno`.
 pub fn set_errno(errno: Errno) {
     // SAFETY: libc returns the address of this thread's errno, valid for its whole life.

@@ -558,28 +558,6 @@ fn a_foreign_program_is_named_and_left_alone() {
     let Some(pair) = &NetnsPair::new(1500) else {
         return;
     };
-    pair.run_in(0, || {
-        let _first = Steering::attach(INTERFACES[0]).unwrap();
-        let id = Interface::query(INTERFACES[0])
-            .unwrap()
-            .xdp_program
-            .unwrap();
-        let error = Steering::attach(INTERFACES[0]).unwrap_err();
-        let OpenError::ForeignProgram {
-            program_id,
-            program_name,
-            ..
-        } = &error
-        else {
-            panic!("{error}");
-        };
-        assert_eq!((*program_id, program_name.as_str()), (id, "luna_steer"));
-        assert!(error.to_string().contains("xdp off"), "{error}");
-        assert_eq!(
-            Interface::query(INTERFACES[0]).unwrap().xdp_program,
-            Some(id)
-        );
-    });
     // Attached by netlink, as `ip` does, in generic mode.
     let object = concat!(env!("OUT_DIR"), "/port_redirect.bpf.o");
     pair.command(
@@ -587,11 +565,69 @@ fn a_foreign_program_is_named_and_left_alone() {
         &format!("ip link set dev luna1 xdpgeneric obj {object} sec xdp.frags"),
     );
     pair.run_in(1, || {
+        // The same code, but not attached by a link of ours, so there is nothing to share.
+        let id = Interface::query(INTERFACES[1]).unwrap().xdp_program;
         let error = Steering::attach(INTERFACES[1]).unwrap_err();
-        assert!(matches!(error, OpenError::ForeignProgram { .. }), "{error}");
+        assert!(
+            matches!(&error, OpenError::ForeignProgram { program_id, .. }
+                if Some(*program_id) == id),
+            "{error}"
+        );
+        assert!(error.to_string().contains("xdp off"), "{error}");
+        assert_eq!(Interface::query(INTERFACES[1]).unwrap().xdp_program, id);
     });
     pair.command(1, "ip link set dev luna1 xdpgeneric off");
     pair.run_in(1, || drop(Steering::attach(INTERFACES[1]).unwrap()));
+}
+
+/// What a process steers is its own queues' alone; what it leaves behind is wiped out by the next
+/// owner; the program stays until the last has gone.
+#[test]
+fn processes_share_the_program() {
+    let Some(pair) = &NetnsPair::with_queues(1500, 2) else {
+        return;
+    };
+    pair.run_in(0, || {
+        let attached = || Interface::query(INTERFACES[0]).unwrap().xdp_program;
+        let first = open(0, &[0], &XdpConfig::default());
+        let program = attached();
+        let mut second = Steering::attach(INTERFACES[0]).unwrap();
+        assert_eq!(attached(), program);
+        let mut pool = new_pool(1500);
+        let mut device =
+            XdpDevice::open(INTERFACES[0], &[1], &mut pool, &XdpConfig::default()).unwrap();
+        for (queue, socket) in device.sockets() {
+            second.register(queue, socket).unwrap();
+        }
+        second.set_port(PORT + 1, PortOwner::Luna).unwrap();
+        let owners =
+            |steering: &Steering| [PORT, PORT + 1].map(|port| steering.port_owner(port).unwrap());
+        assert_eq!(
+            owners(&first.steering),
+            [PortOwner::Luna, PortOwner::Kernel]
+        );
+        assert_eq!(owners(&second), [PortOwner::Kernel, PortOwner::Luna]);
+
+        second.set_port(PORT, PortOwner::Luna).unwrap();
+        second.pause_others(PORT).unwrap();
+        assert_eq!(
+            first.steering.port_owner(PORT).unwrap(),
+            PortOwner::LunaNoNewConnection
+        );
+        assert_eq!(owners(&second), [PortOwner::Luna, PortOwner::Luna]);
+
+        first.close();
+        assert_eq!(attached(), program);
+        let third = open(0, &[0], &XdpConfig::default());
+        assert_eq!(
+            owners(&third.steering),
+            [PortOwner::Luna, PortOwner::Kernel]
+        );
+        third.close();
+        device.close(&mut pool);
+        drop(second);
+        assert_eq!(attached(), None);
+    });
 }
 
 #[test]

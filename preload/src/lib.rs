@@ -14,6 +14,7 @@ mod fd_calls;
 mod hook;
 mod io_calls;
 mod libluna;
+mod privilege_calls;
 mod socket_calls;
 mod splice;
 mod stdio_calls;
@@ -29,6 +30,7 @@ fn start() {
         io_calls::CELLS,
         event_calls::CELLS,
         fd_calls::CELLS,
+        privilege_calls::CELLS,
         stdio_calls::CELLS,
         syscall_gate::CELLS,
     ];

@@ -105,6 +105,7 @@ table! {
     optional {
         fd_internal: fn(c_int) -> c_int;
         fd_next: fn(c_int) -> c_int;
+        prepare: fn() -> c_int;
         epoll_create: fn(c_int) -> c_int;
         epoll_pwait2: fn(c_int, *mut epoll_event, c_int, *const timespec, *const sigset_t) -> c_int;
         sendfile: fn(c_int, c_int, *mut off_t, size_t) -> ssize_t;

@@ -25,6 +25,7 @@ pub use events::*;
 pub use files::*;
 pub use info::*;
 pub use io::*;
+pub use lifecycle::*;
 pub use loops::*;
 pub use sockets::*;
 pub use stats::*;

@@ -61,6 +61,8 @@ pub struct Config {
     pub mode: Mode,
     /// Number of shards, one device queue each.
     pub shards: u16,
+    /// Most receive queues to take; `None`: all that are free, one in a forked worker.
+    pub queues: Option<u16>,
     /// Never sleep while waiting.
     pub busy: bool,
     /// What is logged to stderr.
@@ -73,6 +75,10 @@ pub struct Config {
     pub spin: Duration,
     /// How long a shard may stand still before the steward turns it.
     pub steward_after: Duration,
+    /// Names of programs that serve each connection from a forked child.
+    pub forking: Vec<String>,
+    /// Names of programs whose master makes listeners for its workers.
+    pub prefork: Vec<String>,
     /// Whether the preload library leaves `io_uring` to the program.
     pub io_uring: bool,
 }
@@ -83,6 +89,13 @@ pub const CLIENT_PORTS_DEFAULT: RangeInclusive<u16> = 61440..=65535;
 pub const SPIN_DEFAULT: Duration = Duration::from_micros(50);
 /// Time that a shard may stand still, unless set.
 pub const STEWARD_AFTER_DEFAULT: Duration = Duration::from_millis(1);
+/// Programs that serve each connection from a forked child, unless set: names of processes, as `ps`
+/// shows them.
+pub const FORKING_DEFAULT: [&str; 6] = ["postgres", "sshd", "inetd", "xinetd", "vsftpd", "proftpd"];
+/// Programs whose master makes listeners for its workers, unless set.
+pub const PREFORK_DEFAULT: [&str; 3] = ["nginx", "apache2", "php-fpm8.2"];
+/// Most receive queues that can be asked for.
+pub const QUEUES_MAX: u16 = 1024;
 /// Most shards that can be asked for.
 pub const SHARDS_MAX: u16 = 256;
 
@@ -96,12 +109,15 @@ impl Config {
             client_ports: CLIENT_PORTS_DEFAULT,
             mode: Mode::default(),
             shards: 1,
+            queues: None,
             busy: false,
             log: LevelFilter::Warn,
             strict: false,
             hairpin: false,
             spin: SPIN_DEFAULT,
             steward_after: STEWARD_AFTER_DEFAULT,
+            forking: FORKING_DEFAULT.map(str::to_owned).to_vec(),
+            prefork: PREFORK_DEFAULT.map(str::to_owned).to_vec(),
             io_uring: false,
         }
     }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::values::{BOOL_ALLOWED, DURATION_ALLOWED};
 use super::{
-    Config, ConfigError, DeviceSpec, Loaded, Mode, SHARDS_MAX, file, parse_bool, parse_duration,
+    Config, ConfigError, DeviceSpec, Loaded, Mode, QUEUES_MAX, SHARDS_MAX, file, parse_bool,
+    parse_duration,
 };
 use crate::traffic::ParseRangeError;
 use crate::traffic::port_range::{ConnectRules, PortSet, parse_port_range};
@@ -44,6 +45,7 @@ settings! {
     "LUNA_CLIENT_PORTS" "client_ports" "FIRST-LAST" "61440-65535" "local ports of connections"
     "LUNA_MODE" "mode" "batch|dedicated" "batch" "who turns the stack: callers, or own threads"
     "LUNA_SHARDS" "shards" "1-256" "1" "stack instances, one device queue each"
+    "LUNA_QUEUES" "queues" "1-1024" "all free" "most device queues that a process takes"
     "LUNA_BUSY" "busy" "BOOL" "no" "poll for ever instead of sleeping"
     "LUNA_LOG" "log" "off|error|warn|info|debug|trace" "warn" "what to print on stderr"
     "LUNA_STRICT" "strict" "BOOL" "no" "an error where a socket would stay on the kernel"
@@ -51,6 +53,8 @@ settings! {
     "LUNA_HAIRPIN" "hairpin" "BOOL" "no" "connections to our own ports use the stack"
     "LUNA_SPIN" "spin" "TIME" "50us" "how long to poll before sleeping"
     "LUNA_STEWARD_AFTER" "steward_after" "TIME" "1ms" "when a steward turns an idle stack"
+    "LUNA_FORKING" "forking" "NAME,…" "postgres,sshd,…" "programs that fork for each connection"
+    "LUNA_PREFORK" "prefork" "NAME,…" "nginx,apache2,…" "programs that listen for forked workers"
     "LUNA_IO_URING" "io_uring" "BOOL" "no" "let the program use io_uring, which luna can't see"
 }
 
@@ -172,6 +176,9 @@ fn build(values: &Values, path: Option<&Path>) -> Result<Option<Config>, ConfigE
             .filter(|shards| (1..=SHARDS_MAX).contains(shards))
             .ok_or_else(|| found.wrong(format!("a number from 1 to {SHARDS_MAX}")))?;
     }
+    set_queues(values, &mut config)?;
+    set_names(values, "forking", &mut config.forking);
+    set_names(values, "prefork", &mut config.prefork);
     if let Some(found) = values.get("log") {
         config.log = found
             .text
@@ -192,6 +199,23 @@ fn build(values: &Values, path: Option<&Path>) -> Result<Option<Config>, ConfigE
         }
     }
     Ok(Some(config))
+}
+
+fn set_names(values: &Values, key: &str, place: &mut Vec<String>) {
+    if let Some(found) = values.get(key) {
+        let names = found.text.split(',').map(str::trim);
+        *place = names.filter(|n| !n.is_empty()).map(str::to_owned).collect();
+    }
+}
+
+fn set_queues(values: &Values, config: &mut Config) -> Result<(), ConfigError> {
+    if let Some(found) = values.get("queues") {
+        let queues = found.text.trim().parse().ok();
+        let queues = queues.filter(|queues| (1..=QUEUES_MAX).contains(queues));
+        let wrong = || found.wrong(format!("a number from 1 to {QUEUES_MAX}"));
+        config.queues = Some(queues.ok_or_else(wrong)?);
+    }
+    Ok(())
 }
 
 fn flag(values: &Values, key: &str) -> Result<Option<bool>, ConfigError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::listener::Group;
 use super::options::OptionSet;
 use crate::sys::Errno;
+use crate::time::Instant;
 
 /// Where a stream is in its life, as `connect(2)` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -56,8 +57,11 @@ pub struct SocketCell {
     pub group: Option<Arc<Group>>,
     /// A listener's length of queue, for when it is promoted again in a child.
     pub backlog: u32,
-    /// A listener inherited over `fork` that this process has not tried to promote yet.
-    pub is_inherited: bool,
+    /// A listener without a luna half that is to get one when this process uses it: it was just
+    /// made, or inherited over `fork`.
+    pub is_pending: bool,
+    /// When to try that again, after it has failed.
+    pub retry_at: Instant,
     /// This process has waited on the listener, or accepted.
     pub is_used: bool,
     /// Accepts, counted to be fair between our queue and the kernel's.

@@ -5,6 +5,10 @@
 //! host's own addresses) are served as before. The kernel half is non-blocking once promoted,
 //! for no call may be held up by one half while the other has a connection; what the
 //! application thinks of `O_NONBLOCK` is kept in the description.
+//!
+//! In a program that makes listeners for its workers (`LUNA_PREFORK`), the luna half is made when
+//! a process first uses the listener (waits on it, or accepts), not by `listen`: the master needs
+//! none, nor does `nginx -t`.
 #![forbid(unsafe_code)]
 
 use core::net::{IpAddr, SocketAddr};
@@ -16,13 +20,17 @@ use super::addr::{self, Encoded};
 use super::description::{self, DescriptionId, Kind, Pin, StreamName};
 use super::options::{Int, OptionSet};
 use super::reason::Reason;
-use super::{cell::Phase, placeholder, policy, report, runtime};
+use super::{cell::Phase, placeholder, policy, publish, report, runtime, table};
 use crate::limits::ACCEPT_QUEUE_MAX;
 use crate::stack::{Accepted, ListenId, OpenError, Ready};
 use crate::sys::{self, Errno, ForkMutex};
+use crate::time::{Duration, Instant};
 
 /// After this many connections of ours the kernel's queue is looked at first.
 const OURS_IN_A_ROW: u32 = 16;
+
+/// How often a worker tries to get a queue.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// The luna half of one listening address. Sockets that share the address by `SO_REUSEPORT`
 /// share the group: each may accept what arrives, all are woken.
@@ -71,10 +79,16 @@ pub fn listen(pin: &Pin, backlog: i32) -> Result<(), Errno> {
         let cell = pin.socket.lock();
         (cell.group.is_some(), pin.kind())
     };
-    // Before the kernel listens: the stack takes a while to start, and a connection that the
-    // kernel accepts meanwhile would lose its packets to the stack.
+    let is_master = policy::forks_workers();
+    // Before the kernel listens: the stack takes a while to start, and the kernel would get the
+    // connections that come meanwhile.
     let wish = match old {
-        Kind::Provisional | Kind::Listener if !has_group => Some(wish(pin)),
+        Kind::Provisional | Kind::Listener if !has_group => Some(wish(pin).and_then(|wish| {
+            if !is_master {
+                start(pin, &wish)?;
+            }
+            Ok(wish)
+        })),
         _ => None,
     };
     sys::listen(pin.fd(), backlog)?;
@@ -83,12 +97,23 @@ pub fn listen(pin: &Pin, backlog: i32) -> Result<(), Errno> {
     match wish {
         None => each_shard(pin, |shard, id| shard.set_backlog(id, limit)),
         Some(wish) => {
-            let result = wish.and_then(|wish| promote(pin, wish, limit));
+            let result = wish.and_then(|wish| {
+                prepare(pin, &wish)?;
+                if is_master && runtime::shards() == 0 {
+                    pin.set_reason(Reason::NotUsedYet);
+                    pin.socket.lock().is_pending = true;
+                    return Ok(());
+                }
+                promote(pin, &wish, limit)
+            });
             match result {
                 Ok(()) => {}
                 // Its kernel half is non-blocking, so it stays in our care.
-                Err(reason) if old == Kind::Listener => pin.set_reason(reason),
+                Err(reason) if pin.kind() == Kind::Listener => pin.set_reason(reason),
                 Err(reason) => pin.set_kernel(reason),
+            }
+            if result == Err(Reason::ForkPerConnection) {
+                publish::present();
             }
         }
     }
@@ -108,7 +133,7 @@ struct Wish {
     shown_ip: IpAddr,
 }
 
-/// Whether a bound socket is to be ours when it listens. If so, the stack has been started.
+/// Whether a bound socket is to be ours when it listens.
 fn wish(pin: &Pin) -> Result<Wish, Reason> {
     let raw = sys::getsockname(pin.fd()).map_err(|_| Reason::Unsupported)?;
     let shown = addr::decode(raw.as_bytes()).ok_or(Reason::Unsupported)?;
@@ -122,15 +147,13 @@ fn wish(pin: &Pin) -> Result<Wish, Reason> {
     if is_bound_elsewhere(pin) {
         return Err(Reason::AddressNotOurs);
     }
-    let started = if pin.reason() == Reason::ChildProcess {
-        runtime::start_after_parent()
-    } else {
-        runtime::start()
-    };
-    started.map_err(|cause| not_started(pin, &cause))?;
-    let is_ours = local.ip().is_unspecified() || runtime::is_device_address(local.ip());
-    if !is_ours || is_bound_elsewhere(pin) {
-        return Err(Reason::AddressNotOurs);
+    if policy::forks_for_connections() {
+        report::notice(&format!(
+            "port {} stays on the kernel: this program serves each connection from a forked \
+             child (LUNA_FORKING)",
+            local.port()
+        ));
+        return Err(Reason::ForkPerConnection);
     }
     Ok(Wish {
         local,
@@ -151,6 +174,23 @@ pub(super) fn is_bound_elsewhere(pin: &Pin) -> bool {
     }
 }
 
+/// Starts the stack for a listener, if it has not been. Only then it is known whether the
+/// listener's address is the device's.
+fn start(pin: &Pin, wish: &Wish) -> Result<(), Reason> {
+    let started = if pin.reason() == Reason::ChildProcess {
+        runtime::start_after_parent()
+    } else {
+        runtime::start()
+    };
+    started.map_err(|cause| not_started(pin, &cause))?;
+    let ip = wish.local.ip();
+    let is_ours = ip.is_unspecified() || runtime::is_device_address(ip);
+    if !is_ours || is_bound_elsewhere(pin) {
+        return Err(Reason::AddressNotOurs);
+    }
+    Ok(())
+}
+
 /// Tells why the stack did not start.
 fn not_started(pin: &Pin, cause: &str) -> Reason {
     let cause = format!("all sockets stay on the kernel: {cause}");
@@ -163,36 +203,48 @@ fn not_started(pin: &Pin, cause: &str) -> Reason {
     Reason::NotStarted
 }
 
-/// Makes a listening kernel socket ours as well.
-fn promote(pin: &Pin, wish: Wish, backlog: u32) -> Result<(), Reason> {
-    let Wish { local, shown_ip } = wish;
-    let options = read_options(pin);
-    let dual_stack = shown_ip.is_ipv6() && !options.is_on(Int::V6Only);
-    let group = join(pin, local, dual_stack, &options, backlog)?;
+/// Takes a listening kernel socket into our care: it becomes non-blocking, and what it is to the
+/// application is kept by us.
+fn prepare(pin: &Pin, wish: &Wish) -> Result<(), Reason> {
     let flags = sys::status_flags(pin.fd()).unwrap_or(0);
-    if pin.kind() == Kind::Provisional {
-        pin.set_status_flags(flags);
-    }
     if let Err(errno) = sys::set_status_flags(pin.fd(), flags | libc::O_NONBLOCK) {
-        leave(pin, &group);
         report::fallback(&format!(
             "port {}: cannot prepare the listener: {errno}",
-            local.port()
+            wish.local.port()
         ));
         return Err(Reason::Unsupported);
     }
+    if pin.kind() == Kind::Provisional {
+        pin.set_status_flags(flags);
+    }
+    let options = read_options(pin);
     {
         let mut cell = pin.socket.lock();
         cell.has_twin = true;
         cell.identity = sys::identity(pin.fd()).unwrap_or_default();
         cell.options = options;
-        cell.local = Some(local);
+        cell.local = Some(wish.local);
+    }
+    pin.set_kind(Kind::Listener);
+    pin.each_watcher(|watcher| watcher.promoted(Kind::Listener));
+    Ok(())
+}
+
+/// Makes a listener ours as well. Starts the stack.
+fn promote(pin: &Pin, wish: &Wish, backlog: u32) -> Result<(), Reason> {
+    let &Wish { local, shown_ip } = wish;
+    start(pin, wish)?;
+    let options = read_options(pin);
+    let dual_stack = shown_ip.is_ipv6() && !options.is_on(Int::V6Only);
+    let group = join(pin, local, dual_stack, &options, backlog)?;
+    {
+        let mut cell = pin.socket.lock();
+        cell.options = options;
         cell.group = Some(group);
         cell.options_touched = false;
     }
     pin.set_reason(Reason::Accelerated);
-    pin.set_kind(Kind::Listener);
-    pin.each_watcher(|watcher| watcher.promoted(Kind::Listener));
+    table::touch();
     Ok(())
 }
 
@@ -298,6 +350,7 @@ fn leave(pin: &Pin, group: &Arc<Group>) {
     if is_last {
         groups.retain(|other| !Arc::ptr_eq(other, group));
         drop(groups);
+        // New connections are the kernel's from here on: another listener may be there for them.
         runtime::unsteer_port(group.local.port());
         close_shards(group);
     }
@@ -378,19 +431,31 @@ pub fn accept(pin: &Pin, flags: i32) -> Result<NewSocket, Errno> {
 
 /// The process begins to use a listener: it waits on it or accepts.
 ///
-/// A listener that was inherited over `fork` has a kernel half only, and is given, once, one on
-/// shards of this process's own. So has one that a parent has kept for its children.
+/// A new listener, or one that was inherited over `fork`, has a kernel half only, and is given one
+/// on shards of this process's own. So has one that a parent has kept for its children. A worker
+/// for which there is no queue yet, because those that it relieves still have them, tries again.
 pub fn revive(pin: &Pin) {
     let backlog = {
         let mut cell = pin.socket.lock();
         cell.is_used = true;
-        if !core::mem::take(&mut cell.is_inherited) {
+        if !cell.is_pending {
             return;
         }
+        let now = runtime::now();
+        if now < cell.retry_at {
+            return;
+        }
+        cell.is_pending = false;
+        cell.retry_at = now + RETRY_EVERY;
         cell.backlog
     };
-    if let Err(reason) = wish(pin).and_then(|wish| promote(pin, wish, backlog)) {
-        pin.set_reason(reason);
+    let Err(reason) = wish(pin).and_then(|wish| promote(pin, &wish, backlog)) else {
+        return;
+    };
+    pin.set_reason(reason);
+    pin.socket.lock().is_pending = reason == Reason::ChildProcess;
+    if runtime::shards() == 0 {
+        publish::present();
     }
 }
 
@@ -414,7 +479,7 @@ pub(super) fn after_fork_parent(pin: &Pin) -> bool {
         if cell.is_used || cell.group.is_none() {
             return false;
         }
-        cell.is_inherited = true;
+        cell.is_pending = true;
         cell.options_touched = true;
         cell.group.take()
     };
@@ -422,6 +487,12 @@ pub(super) fn after_fork_parent(pin: &Pin) -> bool {
         leave(pin, &group);
     }
     true
+}
+
+/// Whether this process has inherited a listener over `fork`.
+pub(super) fn is_worker() -> bool {
+    description::all()
+        .any(|pin| pin.kind() == Kind::Listener && pin.reason() == Reason::ChildProcess)
 }
 
 /// Whether any listener has shards.
@@ -574,7 +645,8 @@ pub(super) fn after_fork_child(pin: &Pin) {
     let mut cell = pin.socket.lock();
     // The group is the parent's, as are its shards: it is let go of, not closed.
     cell.group = None;
-    cell.is_inherited = true;
+    cell.is_pending = true;
+    cell.retry_at = Instant::ZERO;
     cell.is_used = false;
     cell.options_touched = true;
     drop(cell);

@@ -31,6 +31,31 @@ pub fn get() -> &'static Policy {
     POLICY.get_or_init(|| Box::new(from_environment()))
 }
 
+/// Whether this program is one of those that accept in one process and serve in a forked child
+/// (`LUNA_FORKING`). A stack is one process's, so such a connection can't be accelerated.
+pub fn forks_for_connections() -> bool {
+    is_named(|config| &config.forking)
+}
+
+/// Whether this program is one of those whose master makes listeners for workers to be forked
+/// (`LUNA_PREFORK`).
+pub fn forks_workers() -> bool {
+    is_named(|config| &config.prefork)
+}
+
+fn is_named(names: impl Fn(&Config) -> &Vec<String>) -> bool {
+    get().config.as_ref().is_some_and(|config| {
+        let own = program_name();
+        names(config).iter().any(|name| *name == own)
+    })
+}
+
+/// The name of this process, as `ps` shows it.
+pub fn program_name() -> String {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
 /// Sets the policy instead of reading it; false if there is one already. For programs that
 /// configure luna by calls, and for tests.
 pub fn set(policy: Policy) -> bool {

@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 use super::description::{self, Kind, Pin};
-use super::{addr, runtime, table};
+use super::{addr, policy, runtime, table};
+use crate::config::{Config, Mode};
 use crate::stack::{ConnInfo, Drop, ListenId, Shard};
-use crate::stats::{Board, Counters, Reason, RowId, RowState, SocketRow};
-use crate::sys;
+use crate::stats::{Board, BoardInfo, Counters, Reason, RowId, RowState, RunState, SocketRow};
+use crate::sys::{self, ForkMutex, internal};
 use crate::tcp::State;
 use crate::time::{Duration, Instant};
 
@@ -21,6 +22,31 @@ const EVERY: Duration = Duration::from_millis(200);
 const SHARE_OF_A_CORE: u64 = 100;
 
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// The board of a process whose stack does not run: it says why. Brought up to date only by
+/// [`present`].
+static WITHOUT_STACK: ForkMutex<Option<Publisher>> = ForkMutex::new(None);
+
+/// Shows the sockets of a process whose stack does not run, as they are now.
+pub(crate) fn present() {
+    let Some(config) = &policy::get().config else {
+        return;
+    };
+    let mut publisher = WITHOUT_STACK.lock();
+    if publisher.is_none() {
+        *publisher = Publisher::open(config, RunState::KernelOnly, Reason::NotStarted);
+    }
+    if let Some(publisher) = &mut *publisher {
+        publisher.run();
+    }
+}
+
+/// The stack runs, and has a board of its own.
+pub(crate) fn withdraw() {
+    if let Some(publisher) = WITHOUT_STACK.lock().take() {
+        internal::forget(publisher.board.fd());
+    }
+}
 
 struct Shown {
     row: RowId,
@@ -36,12 +62,33 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(board: Board) -> Self {
-        Self {
-            board,
-            shown: HashMap::new(),
-            round: 0,
-            next: Instant::ZERO,
+    /// Makes the board. Without it there is only less to see.
+    pub(crate) fn open(config: &Config, state: RunState, reason: Reason) -> Option<Self> {
+        let info = BoardInfo {
+            pid: sys::getpid(),
+            started_s: board_time(),
+            device: config.device.to_string(),
+            program: policy::program_name(),
+            shards: config.shards,
+            dedicated: config.mode == Mode::Dedicated,
+            state,
+            state_reason: reason,
+            rows_refused: 0,
+        };
+        match Board::create(&info, internal::first()) {
+            Ok(board) => {
+                let _ = internal::keep_here(board.fd());
+                Some(Self {
+                    board,
+                    shown: HashMap::new(),
+                    round: 0,
+                    next: Instant::ZERO,
+                })
+            }
+            Err(error) => {
+                log::warn!("`luna ss` will not see this process: {error}");
+                None
+            }
         }
     }
 
@@ -96,6 +143,11 @@ impl Publisher {
     }
 }
 
+fn board_time() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    u64::try_from(now.tv_sec).unwrap_or(0)
+}
+
 /// `fd`: the lowest of its descriptors.
 fn row(pin: &Pin, fd: RawFd) -> Option<SocketRow> {
     let mut row = match pin.kind() {
@@ -146,7 +198,7 @@ fn listener_row(pin: &Pin) -> SocketRow {
         let cell = pin.socket.lock();
         (cell.local.unwrap_or(NOWHERE), cell.group.clone())
     };
-    let mut row = SocketRow::new(RowState::Listen, Reason::Accelerated, local, NOWHERE);
+    let mut row = SocketRow::new(RowState::Listen, pin.reason(), local, NOWHERE);
     for &(shard, id) in group.iter().flat_map(|group| group.listen_ids()) {
         if let Some((waiting, most)) = queue(shard, id) {
             row.recv_queue += waiting;

@@ -82,6 +82,11 @@ pub fn remove_if(fd: RawFd, id: DescriptionId) -> bool {
     })
 }
 
+/// Something else about one of our sockets has changed that `luna ss` shows.
+pub fn touch() {
+    CHANGES.fetch_add(1, Ordering::Relaxed);
+}
+
 /// How many entries have been made and taken out: a cheap way to see that something changed.
 pub fn changes() -> u64 {
     CHANGES.load(Ordering::Relaxed)

@@ -82,4 +82,8 @@ reasons! {
     NoRoute = 16 "no_route",
     /// Not TCP: only stream sockets are accelerated.
     NotTcp = 17 "not_tcp",
+    /// A listener that nobody has waited on yet: the stack starts when somebody does.
+    NotUsedYet = 18 "not_used_yet",
+    /// The program serves each connection from a forked child (`LUNA_FORKING`).
+    ForkPerConnection = 19 "fork_per_connection",
 }

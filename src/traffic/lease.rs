@@ -1,4 +1,4 @@
-//! Which process may use which client ports on an interface.
+//! Which process may use which client ports and receive queues of an interface.
 //!
 //! Ports are leased in blocks of 1,024. A lease is a bound abstract Unix socket named after the
 //! block: the name is scoped to the network namespace, as ports are; binding it is atomic among
@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -47,7 +47,7 @@ pub enum LeaseError {
         last: u16,
     },
     /// The kernel refused a socket.
-    #[error("{interface}: cannot lease client ports: {source}")]
+    #[error("{interface}: cannot lease ports or queues: {source}")]
     Io {
         /// The interface.
         interface: String,
@@ -105,6 +105,11 @@ impl Lease {
         self.blocks.iter().map(|(block, _)| *block)
     }
 
+    /// The descriptors that hold the lease, which a child made by `fork` must not keep.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.blocks.iter().map(|(_, fd)| fd.as_raw_fd())
+    }
+
     /// The leased ports as ranges, adjoining blocks merged.
     pub fn ranges(&self) -> Vec<RangeInclusive<u16>> {
         let mut set = super::port_range::PortSet::empty();
@@ -112,6 +117,52 @@ impl Lease {
             set.insert(block.range());
         }
         set.ranges().to_vec()
+    }
+}
+
+/// The right to use some receive queues of an interface, until dropped. Made as the leases of ports
+/// are; a queue itself is taken by binding a socket to it, but only after much that costs time and
+/// memory.
+#[derive(Debug)]
+pub struct QueueLease {
+    queues: Vec<(u32, OwnedFd)>,
+}
+
+impl QueueLease {
+    /// Leases up to `most` of the `present` queues of `interface`: those that no other process has
+    /// leased. There may be none.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError::Io`].
+    pub fn acquire(interface: &str, present: u32, most: usize) -> Result<Self, LeaseError> {
+        let mut queues = Vec::new();
+        for queue in 0..present {
+            if queues.len() == most {
+                break;
+            }
+            match bind(format!("luna/{interface}/queue {queue}").as_bytes()) {
+                Ok(fd) => queues.push((queue, fd)),
+                Err(Errno::ADDRINUSE) => {}
+                Err(errno) => {
+                    return Err(LeaseError::Io {
+                        interface: interface.to_owned(),
+                        source: errno.into(),
+                    });
+                }
+            }
+        }
+        Ok(Self { queues })
+    }
+
+    /// The leased queues, ascending.
+    pub fn queues(&self) -> Vec<u32> {
+        self.queues.iter().map(|(queue, _)| *queue).collect()
+    }
+
+    /// The descriptors that hold the lease, which a child made by `fork` must not keep.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.queues.iter().map(|(_, fd)| fd.as_raw_fd())
     }
 }
 
@@ -166,6 +217,22 @@ mod tests {
         drop(first);
         let again = Lease::acquire(&name, &range, 1).unwrap();
         assert_eq!(again.blocks().next().unwrap().first(), 61440);
+    }
+
+    #[test]
+    fn queues_are_leased_once() {
+        let name = interface("queues");
+        let first = QueueLease::acquire(&name, 3, 1).unwrap();
+        let second = QueueLease::acquire(&name, 3, 8).unwrap();
+        assert_eq!((first.queues(), second.queues()), (vec![0], vec![1, 2]));
+        assert!(
+            QueueLease::acquire(&name, 3, 1)
+                .unwrap()
+                .queues()
+                .is_empty()
+        );
+        drop(first);
+        assert_eq!(QueueLease::acquire(&name, 3, 8).unwrap().queues(), [0]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`port_range`] | port lists and connect rules as people write them |
-//! | [`lease`] | which process uses which client ports |
+//! | [`lease`] | which process uses which client ports and receive queues |
 //! | [`reserve`] | keeping the kernel from handing them out |
 //! | [`steering`] | the plan of rules for a NIC (pure) |
 //! | `xdp` | the XDP program that steers to AF_XDP sockets (feature `xdp`) |
@@ -20,5 +20,5 @@ pub mod steering;
 pub mod xdp;
 
 pub use kernel_connections::kernel_has_connections;
-pub use lease::{Lease, LeaseError};
+pub use lease::{Lease, LeaseError, QueueLease};
 pub use port_range::{ConnectRules, ParseRangeError, PortBlock, PortSet};

@@ -235,6 +235,13 @@ impl Area {
         self.mapping.restore_after_fork().map_err(Into::into)
     }
 
+    /// Where `zones` zones from the one numbered `first` lie: start and length in bytes. What a
+    /// pool of so many will register ([`super::Pool::umem`]), if it is the one to get these.
+    pub fn region(&self, first: usize, zones: usize) -> (*mut u8, usize) {
+        let start = self.base().as_ptr().wrapping_add(first * ZONE_BYTES);
+        (start, zones * ZONE_BYTES)
+    }
+
     pub(super) fn base(&self) -> NonNull<u8> {
         self.mapping.base()
     }

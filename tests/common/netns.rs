@@ -158,8 +158,13 @@ pub struct NetnsPair {
 impl NetnsPair {
     /// Makes the pair with the given MTU.
     pub fn new(mtu: u32) -> Self {
+        Self::with_queues(mtu, 1)
+    }
+
+    /// Makes the pair with so many receive and transmit queues at each end.
+    pub fn with_queues(mtu: u32, queues: u32) -> Self {
         let (a, b) = (Netns::new("a"), Netns::new("b"));
-        let (a_end, b_end) = join(&a, &b, 1, mtu);
+        let (a_end, b_end) = join(&a, &b, 1, mtu, queues);
         Self { a, b, a_end, b_end }
     }
 }
@@ -184,8 +189,8 @@ impl NetnsRoute {
     /// Makes the three namespaces; both links have the given MTU.
     pub fn new(mtu: u32) -> Self {
         let (a, middle, b) = (Netns::new("a"), Netns::new("m"), Netns::new("b"));
-        let (a_end, a_router) = join(&a, &middle, 1, mtu);
-        let (b_end, b_router) = join(&b, &middle, 2, mtu);
+        let (a_end, a_router) = join(&a, &middle, 1, mtu, 1);
+        let (b_end, b_router) = join(&b, &middle, 2, mtu, 1);
         middle.sysctl("net/ipv4/ip_forward", "1");
         middle.sysctl("net/ipv6/conf/all/forwarding", "1");
         for (netns, router) in [(&a, &a_router), (&b, &b_router)] {
@@ -219,7 +224,7 @@ impl NetnsRoute {
 }
 
 /// Joins two namespaces by a veth pair with addresses of network `number`.
-fn join(a: &Netns, b: &Netns, number: u8, mtu: u32) -> (End, End) {
+fn join(a: &Netns, b: &Netns, number: u8, mtu: u32, queues: u32) -> (End, End) {
     // At most 15 characters: "l4194304n123a".
     let stem = format!("l{}n{}", std::process::id(), unique());
     let ends = [('a', a, 1), ('b', b, 2)].map(|(letter, netns, host)| {
@@ -232,6 +237,7 @@ fn join(a: &Netns, b: &Netns, number: u8, mtu: u32) -> (End, End) {
     });
     let [(_, a_end), (_, b_end)] = &ends;
     let mtu = mtu.to_string();
+    let queues = queues.to_string();
     ip(&[
         "link",
         "add",
@@ -240,6 +246,10 @@ fn join(a: &Netns, b: &Netns, number: u8, mtu: u32) -> (End, End) {
         &mtu,
         "netns",
         a.name(),
+        "numrxqueues",
+        &queues,
+        "numtxqueues",
+        &queues,
         "type",
         "veth",
         "peer",
@@ -249,6 +259,10 @@ fn join(a: &Netns, b: &Netns, number: u8, mtu: u32) -> (End, End) {
         &mtu,
         "netns",
         b.name(),
+        "numrxqueues",
+        &queues,
+        "numtxqueues",
+        &queues,
     ]);
     for (netns, end) in &ends {
         netns.ip(&[

@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Stack instances, one device queue each
     #[arg(long, value_name = "N")]
     shards: Option<OsString>,
+    /// Most device queues that a process takes [default: all free; a forked worker: one a shard]
+    #[arg(long, value_name = "N")]
+    queues: Option<OsString>,
     /// Poll for ever instead of sleeping
     #[arg(long)]
     busy: bool,
@@ -70,6 +73,7 @@ impl Options {
             ("LUNA_CLIENT_PORTS", self.client_ports.clone()),
             ("LUNA_MODE", self.mode.clone()),
             ("LUNA_SHARDS", self.shards.clone()),
+            ("LUNA_QUEUES", self.queues.clone()),
             ("LUNA_BUSY", yes(self.busy)),
             ("LUNA_STRICT", yes(self.strict)),
         ];

@@ -12,7 +12,10 @@ use rustix::net::{
 
 use crate::device::OpenError;
 
-/// `IFLA_XDP_PROG_ID`, `IFLA_INFO_KIND` (linux/if_link.h).
+/// `IFLA_XDP_ATTACHED`, its value for a program in the kernel's receive path, `IFLA_XDP_PROG_ID`
+/// and `IFLA_INFO_KIND` (linux/if_link.h).
+const IFLA_XDP_ATTACHED: u16 = 2;
+const XDP_ATTACHED_SKB: u64 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFLA_INFO_KIND: u16 = 1;
 /// Attributes and commands of the generic netlink families "nlctrl" and "netdev"
@@ -43,6 +46,8 @@ pub struct Interface {
     pub mtu_bytes: u32,
     /// The kernel's id of the XDP program attached to it, if any.
     pub xdp_program: Option<u32>,
+    /// Whether that program runs in the kernel's receive path, not in the driver.
+    pub xdp_is_generic: bool,
     /// It is one end of a veth pair.
     pub is_veth: bool,
 }
@@ -86,11 +91,15 @@ impl Interface {
         };
         let mut mtu_bytes = 0;
         let mut xdp_program = None;
+        let mut xdp_is_generic = false;
         let mut is_veth = false;
         for (kind, value) in Attributes(reply) {
             match kind {
                 libc::IFLA_MTU => mtu_bytes = number(value) as u32,
                 libc::IFLA_XDP => {
+                    xdp_is_generic = Attributes(value).any(|(kind, value)| {
+                        kind == IFLA_XDP_ATTACHED && number(value) == XDP_ATTACHED_SKB
+                    });
                     xdp_program = Attributes(value)
                         .find(|(kind, _)| *kind == IFLA_XDP_PROG_ID)
                         .map(|(_, value)| number(value) as u32)
@@ -109,6 +118,7 @@ impl Interface {
             index,
             mtu_bytes,
             xdp_program,
+            xdp_is_generic,
             is_veth,
         })
     }

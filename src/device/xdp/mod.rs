@@ -31,7 +31,7 @@ use super::{
 };
 use crate::zbuf::Pool;
 use interface::Interface;
-pub use socket::{Binding, is_unsupported};
+pub use socket::{Binding, clear_stock, is_unsupported, stock, stocked};
 use socket::{Kicked, Socket};
 use transmit::DESCRIPTORS_MAX;
 use umem::{ReceiveBook, TransmitBook};

@@ -20,6 +20,7 @@ use super::XdpConfig;
 use super::interface::{Interface, open_error};
 use super::ring::{Consumer, Producer};
 use crate::device::OpenError;
+use crate::sys::ForkMutex;
 
 /// The most descriptors of one frame where the kernel copies: the packet's linear part and its
 /// fragments (`MAX_SKB_FRAGS` + 1, 17 by default).
@@ -36,6 +37,87 @@ const TAKEN_RETRY_PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 2_000_000,
 };
+
+/// A socket made in advance, and the memory that is registered with it.
+#[derive(Debug)]
+struct Stocked {
+    fd: OwnedFd,
+    start: usize,
+    bytes: usize,
+    chunk_bytes: usize,
+}
+
+/// See [`stock`].
+static STOCK: ForkMutex<Vec<Stocked>> = ForkMutex::new(Vec::new());
+
+/// Makes a socket in advance and registers memory with it, for a process that is about to give up
+/// the privileges which that takes. A queue that is opened later over the same memory uses it.
+///
+/// # Errors
+///
+/// As [`super::XdpQueue::open`].
+pub fn stock(
+    interface: &str,
+    umem: (*mut u8, usize),
+    chunk_bytes: usize,
+) -> Result<RawFd, OpenError> {
+    let fd = registered_socket(interface, umem, chunk_bytes)?;
+    let number = fd.as_raw_fd();
+    STOCK.lock().push(Stocked {
+        fd,
+        start: umem.0.addr(),
+        bytes: umem.1,
+        chunk_bytes,
+    });
+    Ok(number)
+}
+
+/// How many sockets are in stock.
+pub fn stocked() -> usize {
+    STOCK.lock().len()
+}
+
+/// Closes what is left of the stock.
+pub fn clear_stock() {
+    STOCK.lock().clear();
+}
+
+fn from_stock(umem: (*mut u8, usize), chunk_bytes: usize) -> Option<OwnedFd> {
+    let mut stock = STOCK.lock();
+    let wanted = (umem.0.addr(), umem.1, chunk_bytes);
+    let at = stock
+        .iter()
+        .position(|s| (s.start, s.bytes, s.chunk_bytes) == wanted)?;
+    Some(stock.swap_remove(at).fd)
+}
+
+fn registered_socket(
+    interface: &str,
+    umem: (*mut u8, usize),
+    chunk_bytes: usize,
+) -> Result<OwnedFd, OpenError> {
+    let flags = SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
+        .map_err(|errno| open_error(interface, "open an AF_XDP socket", errno.into()))?;
+    let region = XdpUmemReg {
+        addr: umem.0.expose_provenance() as u64,
+        len: umem.1 as u64,
+        chunk_size: chunk_bytes as u32,
+        headroom: 0,
+        flags: XdpUmemRegFlags::empty(),
+        tx_metadata_len: 0,
+    };
+    set_xdp_umem_reg(&fd, region).map_err(|errno| match errno {
+        // ENOBUFS: beyond RLIMIT_MEMLOCK; ENOMEM: no memory to keep track of the pages.
+        Errno::NOBUFS | Errno::NOMEM => OpenError::LockedMemory {
+            interface: interface.to_owned(),
+            mib: umem.1 >> 20,
+            source: errno.into(),
+        },
+        errno => open_error(interface, "register packet memory", errno.into()),
+    })?;
+    Ok(fd)
+}
 
 /// How the socket was bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,31 +161,10 @@ impl Socket {
         let failed = |action: &'static str| {
             move |errno: Errno| open_error(&interface.name, action, errno.into())
         };
-        let fd = rustix::net::socket_with(
-            AddressFamily::XDP,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(failed("open an AF_XDP socket"))?;
-
-        let region = XdpUmemReg {
-            addr: umem.0.expose_provenance() as u64,
-            len: umem.1 as u64,
-            chunk_size: chunk_bytes as u32,
-            headroom: 0,
-            flags: XdpUmemRegFlags::empty(),
-            tx_metadata_len: 0,
+        let fd = match from_stock(umem, chunk_bytes) {
+            Some(fd) => fd,
+            None => registered_socket(&interface.name, umem, chunk_bytes)?,
         };
-        set_xdp_umem_reg(&fd, region).map_err(|errno| match errno {
-            // ENOBUFS: beyond RLIMIT_MEMLOCK; ENOMEM: no memory to keep track of the pages.
-            Errno::NOBUFS | Errno::NOMEM => OpenError::LockedMemory {
-                interface: interface.name.clone(),
-                mib: umem.1 >> 20,
-                source: errno.into(),
-            },
-            errno => open_error(&interface.name, "register packet memory", errno.into()),
-        })?;
         Self::with_rings(fd, config).map_err(failed("set up the rings of an AF_XDP socket"))
     }
 

@@ -41,7 +41,7 @@ use crate::tcp;
 use crate::time::{Clock, Instant, SystemClock};
 use crate::zbuf::Area;
 
-pub use start::{start, start_after_parent};
+pub use start::{prepare, start, start_after_parent};
 
 /// What a started process has. Lives for ever: threads may be in the middle of it.
 #[derive(Debug)]
@@ -203,7 +203,12 @@ pub fn steer_port(port: u16) -> Result<(), String> {
     runtime.place.steer(port)
 }
 
-/// Undoes one [`steer_port`].
+/// Whether a connection, a listener or a TIME-WAIT record of ours has this local port.
+fn uses_port(port: u16) -> bool {
+    (0..shards()).any(|index| with_shard(index, |shard| shard.uses_port(port)) == Some(true))
+}
+
+/// Undoes one [`steer_port`]: the port's connections go on, new ones are the kernel's.
 pub fn unsteer_port(port: u16) {
     if let Some(runtime) = RUNTIME.get() {
         runtime.place.unsteer(port);
@@ -310,8 +315,20 @@ pub(crate) fn start_on<const N: usize>(build: [Box<dyn FnOnce() -> Shard + Send>
     #[derive(Debug)]
     struct Nowhere;
     impl place::Steer for Nowhere {
-        fn set_port(&mut self, _port: u16, _ours: bool) -> std::io::Result<()> {
+        fn take_port(&mut self, _port: u16) -> std::io::Result<()> {
             Ok(())
+        }
+        fn close_port(&mut self, _port: u16) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn give_port(&mut self, _port: u16) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn pause_others(&mut self, _port: u16) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn is_paused(&self, _port: u16) -> bool {
+            false
         }
         fn set_addresses(&mut self, _addresses: &[IpAddr]) -> std::io::Result<()> {
             Ok(())
@@ -328,7 +345,7 @@ pub(crate) fn start_on<const N: usize>(build: [Box<dyn FnOnce() -> Shard + Send>
         0,
         "nowhere".to_owned(),
         Box::new(Nowhere),
-        None,
+        place::Leases::default(),
         Vec::new(),
     );
     RUNTIME.set(Box::leak(Box::new(Runtime { crew, place })));

@@ -10,15 +10,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::control::ControlHandle;
 use crate::socket::reason::Reason;
 use crate::sys::internal;
-use crate::traffic::Lease;
+use crate::time::{Duration, Instant};
+use crate::traffic::{Lease, QueueLease};
 
 const IPV4_AND_TCP_BYTES: u32 = 40;
 const IPV6_AND_TCP_BYTES: u32 = 60;
 
 /// Tells the link which packets are ours. (A trait for what differs between kinds of links.)
 pub(crate) trait Steer: Send + core::fmt::Debug {
-    /// Packets to this port are ours, or not any more.
-    fn set_port(&mut self, port: u16, ours: bool) -> std::io::Result<()>;
+    /// Packets to this port are ours.
+    fn take_port(&mut self, port: u16) -> std::io::Result<()>;
+    /// New connections to this port are not ours any more; those that exist are.
+    fn close_port(&mut self, port: u16) -> std::io::Result<()>;
+    /// Nothing that goes to this port is ours any more.
+    fn give_port(&mut self, port: u16) -> std::io::Result<()>;
+    /// New connections to this port that would reach other processes of ours go to the kernel's
+    /// listener until these processes take the port again.
+    fn pause_others(&mut self, port: u16) -> std::io::Result<()>;
+    /// Whether another process has done that to us.
+    fn is_paused(&self, port: u16) -> bool;
     /// These are the link's addresses now.
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> std::io::Result<()>;
     /// In a child of a fork: closes the link's descriptors that come and go.
@@ -30,7 +40,23 @@ struct Ports {
     steering: Box<dyn Steer>,
     /// How often each listening port is steered.
     counts: HashMap<u16, u32>,
+    /// Ports that nobody listens on any more, with connections that live on.
+    closing: Vec<u16>,
+    /// Ports that another process has paused, and since when that is known.
+    paused: HashMap<u16, Instant>,
 }
+
+/// What is held for as long as the process lives.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    pub(super) ports: Option<Lease>,
+    #[allow(dead_code, reason = "held, not read")]
+    pub(super) queues: Option<QueueLease>,
+}
+
+/// How long a port that another process has paused stays so. Long enough for a master to end the
+/// workers that are to be relieved (nginx takes 100 ms).
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -39,8 +65,7 @@ pub(crate) struct Place {
     interface: String,
     ports: Mutex<Ports>,
     clients: Option<RangeInclusive<u16>>,
-    /// Held for as long as the process lives.
-    _lease: Option<Lease>,
+    _leases: Leases,
     /// Descriptors that a child must not keep.
     fds: Vec<RawFd>,
 }
@@ -51,10 +76,11 @@ impl Place {
         ifindex: u32,
         interface: String,
         steering: Box<dyn Steer>,
-        lease: Option<Lease>,
+        leases: Leases,
         fds: Vec<RawFd>,
     ) -> Self {
-        let clients = lease
+        let clients = leases
+            .ports
             .as_ref()
             .and_then(|lease| lease.ranges().into_iter().next());
         Self {
@@ -64,9 +90,11 @@ impl Place {
             ports: Mutex::new(Ports {
                 steering,
                 counts: HashMap::new(),
+                closing: Vec::new(),
+                paused: HashMap::new(),
             }),
             clients,
-            _lease: lease,
+            _leases: leases,
             fds,
         }
     }
@@ -119,29 +147,61 @@ impl Place {
 
     pub(super) fn steer(&self, port: u16) -> Result<(), String> {
         let mut ports = self.ports();
-        let Ports { steering, counts } = &mut *ports;
-        let count = counts.entry(port).or_insert(0);
-        if *count == 0 {
-            steering.set_port(port, true).map_err(|error| {
-                format!("{}: cannot steer port {port}: {error}", self.interface)
-            })?;
+        let failed = |error| format!("{}: cannot steer port {port}: {error}", self.interface);
+        if !ports.counts.contains_key(&port) {
+            ports.steering.take_port(port).map_err(failed)?;
+            ports.steering.pause_others(port).map_err(failed)?;
+            ports.closing.retain(|other| *other != port);
         }
-        *count += 1;
+        *ports.counts.entry(port).or_insert(0) += 1;
         Ok(())
     }
 
     pub(super) fn unsteer(&self, port: u16) {
         let mut ports = self.ports();
-        let Ports { steering, counts } = &mut *ports;
-        let Some(count) = counts.get_mut(&port) else {
+        let Some(count) = ports.counts.get_mut(&port) else {
             return;
         };
         *count = count.saturating_sub(1);
         if *count == 0 {
-            counts.remove(&port);
-            // A port that stays ours answers with a reset, as a closed port does.
-            if let Err(error) = steering.set_port(port, false) {
+            ports.counts.remove(&port);
+            ports.paused.remove(&port);
+            ports.closing.push(port);
+            // What was accepted goes on; a port that stays ours answers with a reset, as a closed
+            // port does.
+            if let Err(error) = ports.steering.close_port(port) {
+                log::warn!("{}: cannot close port {port}: {error}", self.interface);
+            }
+        }
+    }
+
+    /// What is done from time to time: ports are given back once their last connection has ended,
+    /// and taken back when the process that has paused them has had its time.
+    pub(super) fn tend(&self, now: Instant, is_used: impl Fn(u16) -> bool) {
+        let mut ports = self.ports();
+        let Ports {
+            steering,
+            counts,
+            closing,
+            paused,
+        } = &mut *ports;
+        closing.retain(|&port| {
+            let stays = is_used(port);
+            if !stays && let Err(error) = steering.give_port(port) {
                 log::warn!("{}: cannot give port {port} back: {error}", self.interface);
+            }
+            stays
+        });
+        for &port in counts.keys() {
+            if !steering.is_paused(port) {
+                paused.remove(&port);
+                continue;
+            }
+            let since = *paused.entry(port).or_insert(now);
+            if now.saturating_since(since) >= PAUSE
+                && let Err(error) = steering.take_port(port)
+            {
+                log::warn!("{}: cannot take port {port} again: {error}", self.interface);
             }
         }
     }

@@ -6,7 +6,7 @@ mod fixed;
 #[cfg(feature = "xdp")]
 mod xdp;
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::crew::Manner;
 use super::steward::{self, Chores};
@@ -24,6 +24,9 @@ const FAILED: u32 = 3;
 /// Not a lock, so that a fork cannot leave it held: the child resets it.
 static STATE: AtomicU32 = AtomicU32::new(NOT_YET);
 static CAUSE: ForkMutex<String> = ForkMutex::new(String::new());
+
+/// This process is the child of a fork, and starts for a listener that it has inherited.
+static IS_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// How often and how long a child waits for its parent's device: together a third of a second,
 /// for closing an AF_XDP socket takes the kernel a grace period.
@@ -64,15 +67,23 @@ pub fn start() -> Result<(), String> {
 ///
 /// As `start`.
 pub fn start_after_parent() -> Result<(), String> {
-    let mut tries = PARENT_TRIES;
+    // Once: a later attempt waits for no parent.
+    let mut tries = if IS_WORKER.swap(true, Ordering::Relaxed) {
+        0
+    } else {
+        PARENT_TRIES
+    };
     loop {
+        let _again = STATE.compare_exchange(FAILED, NOT_YET, Ordering::AcqRel, Ordering::Relaxed);
         let result = start();
         if result.is_ok() || tries == 0 {
             return result;
         }
+        if let Err(cause) = &result {
+            log::debug!("process {}: {cause}", sys::getpid());
+        }
         tries -= 1;
         let _ = sys::ppoll(&mut [], Some(PARENT_TRY_EVERY_NS), None);
-        let _ours = STATE.compare_exchange(FAILED, NOT_YET, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -90,6 +101,9 @@ fn finish(result: Result<(), String>) -> Result<(), String> {
 /// In the child of a fork: as if nothing had been started.
 pub(super) fn reset() {
     STATE.store(NOT_YET, Ordering::Release);
+    #[cfg(feature = "xdp")]
+    xdp::forget_prepared();
+    IS_WORKER.store(false, Ordering::Relaxed);
 }
 
 fn bring_up() -> Result<(), String> {
@@ -123,6 +137,27 @@ fn bring_up() -> Result<(), String> {
             network,
         } => fixed::bring_up_dpdk(config, address, true, network.as_ref()),
         other => Err(format!("device `{other}`: this build has no driver for it")),
+    }
+}
+
+/// Opens what needs privileges, for a process that is about to give them up; [`start`] uses it.
+/// Nothing happens if it has been done, or the stack runs, or is not wanted.
+///
+/// # Errors
+///
+/// The cause, as one line.
+pub fn prepare() -> Result<(), String> {
+    let Some(config) = policy::get().config.as_ref() else {
+        return Ok(());
+    };
+    let is_idle = config.listen.is_empty() && config.connect.is_empty();
+    if is_idle || STATE.load(Ordering::Acquire) != NOT_YET {
+        return Ok(());
+    }
+    match &config.device {
+        #[cfg(feature = "xdp")]
+        DeviceSpec::Xdp { interface } => xdp::prepare(config, interface),
+        _ => Ok(()),
     }
 }
 

@@ -2,19 +2,25 @@
 //!
 //! The program is `port_redirect.bpf.c`, compiled at build time. It is attached by a BPF link: it
 //! vanishes with the last process that holds the link, however that dies, and the kernel then
-//! answers for our ports (with RST). A program that is attached already is named in the error and
-//! never replaced.
+//! answers for our ports (with RST).
+//!
+//! Several processes share an interface by sharing the program: the first attaches it, the others
+//! join ([`join`]), and each steers to the receive queues that it has registered a socket for.
+//! Any other program that is attached already is named in the error and never replaced.
 //!
 //! A child made by `fork` inherits the link: it must drop its copy of [`Steering`], else the
 //! program outlives the parent.
 #![forbid(unsafe_code)]
 
+mod join;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
@@ -29,6 +35,19 @@ static OBJECT: &[u8] =
 
 /// The program's name in the object and, as it is that short, in the kernel.
 pub const PROGRAM_NAME: &str = "luna_steer";
+
+/// The map of ports. Its name stands for the layout of all maps: processes of different builds
+/// share a program only if it is the same.
+const PORTS_MAP: &str = "queue_ports";
+
+/// The size of that map.
+const PORTS_MAX: usize = 16_384;
+
+/// Changes an entry, and makes none (linux/bpf.h).
+const BPF_EXIST: u64 = 2;
+
+/// How often to try again when the program of other processes comes or goes while we look.
+const JOIN_TRIES: u32 = 8;
 
 /// Indices of the map `counters`.
 const COUNTER_PASSED: u32 = 0;
@@ -45,6 +64,20 @@ pub enum PortOwner {
     /// We do, but for 4-tuples of which the kernel has a connection: so that those that existed
     /// before us, or were made beside us, do not break.
     LunaUnlessKernelConnection = 2,
+    /// As before, but new connections are the kernel's: for a listener that is closed while its
+    /// connections live on, and while another process takes over from this one.
+    LunaNoNewConnection = 3,
+}
+
+impl PortOwner {
+    const fn from_value(value: u8) -> Self {
+        match value {
+            1 => Self::Luna,
+            2 => Self::LunaUnlessKernelConnection,
+            3 => Self::LunaNoNewConnection,
+            _ => Self::Kernel,
+        }
+    }
 }
 
 /// What the program did since it was attached, in packets.
@@ -92,13 +125,23 @@ impl AttachMode {
 pub struct Steering {
     interface: Interface,
     mode: AttachMode,
-    port_map: Array<MapData, u8>,
+    queue_ports: HashMap<MapData, u32, u8>,
+    /// What is ours, on each of our queues.
+    ports: BTreeMap<u16, PortOwner>,
+    queues: Vec<u32>,
     local_addrs: HashMap<MapData, [u8; 16], u8>,
     xsks_map: XskMap<MapData>,
     counters: PerCpuArray<MapData, u64>,
-    /// Detaches when dropped. The other descriptors go with it.
-    _link: FdLink,
-    _program: Ebpf,
+    /// Detaches when the last process has dropped its own.
+    _hold: Hold,
+}
+
+/// What keeps the program attached.
+enum Hold {
+    /// By us.
+    First { _link: FdLink, _program: Ebpf },
+    /// By another process: the same link.
+    Joined { _link: OwnedFd },
 }
 
 impl fmt::Debug for Steering {
@@ -112,26 +155,41 @@ impl fmt::Debug for Steering {
 
 impl Steering {
     /// Loads the program and attaches it to `interface` in the way that suits it best
-    /// ([`AttachMode::preferred_on`]). Until ports, addresses and sockets are given to it, it
-    /// passes everything.
+    /// ([`AttachMode::preferred_on`]), or joins the processes that have done so. Until ports,
+    /// addresses and sockets are given to it, it passes everything.
     ///
     /// # Errors
     ///
     /// [`OpenError::NoInterface`], [`OpenError::NotPermitted`], [`OpenError::ForeignProgram`] if
-    /// any program is attached already (ours in another process included), or else
-    /// [`OpenError::Io`].
+    /// any other program is attached already, or else [`OpenError::Io`].
     pub fn attach(interface: &str) -> Result<Self, OpenError> {
-        let interface = Interface::query(interface)?;
-        let mode = AttachMode::preferred_on(&interface);
-        Self::attach_in(interface, mode)
+        let mut tries = JOIN_TRIES;
+        loop {
+            let interface = Interface::query(interface)?;
+            if let Some(program) = interface.xdp_program
+                && let Some(joined) = join::join(&interface, program)?
+            {
+                return Ok(joined);
+            }
+            let mode = AttachMode::preferred_on(&interface);
+            match Self::attach_in(interface, mode) {
+                // Another process was faster, or has ended since it was seen.
+                Err(OpenError::ForeignProgram { program_name, .. })
+                    if program_name == PROGRAM_NAME && tries > 0 =>
+                {
+                    tries -= 1;
+                }
+                result => return result,
+            }
+        }
     }
 
-    /// As [`attach`](Self::attach), in a mode of the caller's choice; a driver that runs no
-    /// programs gets [`AttachMode::Generic`] all the same.
+    /// As [`attach`](Self::attach), in a mode of the caller's choice, and joining nobody; a driver
+    /// that runs no programs gets [`AttachMode::Generic`] all the same.
     ///
     /// # Errors
     ///
-    /// As `attach`.
+    /// As `attach`; [`OpenError::ForeignProgram`] also if ours is attached already.
     pub fn attach_in(interface: Interface, mode: AttachMode) -> Result<Self, OpenError> {
         refuse_foreign_program(&interface)?;
 
@@ -143,6 +201,25 @@ impl Steering {
             )
         })?;
         let (link, mode) = attach_program(&mut ebpf, &interface, mode)?;
+        let maps = [PORTS_MAP, "local_addrs", "xsks_map", "counters"];
+        let maps = maps
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), ebpf.take_map(name)?)))
+            .collect();
+        let hold = Hold::First {
+            _link: link,
+            _program: ebpf,
+        };
+        Self::assemble(interface, mode, hold, maps)
+    }
+
+    /// Puts together what steers, from the maps by their names.
+    fn assemble(
+        interface: Interface,
+        mode: AttachMode,
+        hold: Hold,
+        mut maps: std::collections::HashMap<String, Map>,
+    ) -> Result<Self, OpenError> {
         let missing = || {
             open_error(
                 &interface.name,
@@ -150,17 +227,18 @@ impl Steering {
                 io::Error::from_raw_os_error(libc::ENOENT),
             )
         };
-        let mut map = |name: &str| ebpf.take_map(name).ok_or_else(missing);
+        let mut map = |name: &str| maps.remove(name).ok_or_else(missing);
         let wrong = |_: MapError| missing();
         Ok(Self {
-            port_map: Array::try_from(map("port_map")?).map_err(wrong)?,
+            queue_ports: HashMap::try_from(map(PORTS_MAP)?).map_err(wrong)?,
             local_addrs: HashMap::try_from(map("local_addrs")?).map_err(wrong)?,
             xsks_map: XskMap::try_from(map("xsks_map")?).map_err(wrong)?,
             counters: PerCpuArray::try_from(map("counters")?).map_err(wrong)?,
-            interface,
+            ports: BTreeMap::new(),
+            queues: Vec::new(),
+            interface: interface.clone(),
             mode,
-            _link: link,
-            _program: ebpf,
+            _hold: hold,
         })
     }
 
@@ -174,32 +252,82 @@ impl Steering {
         self.mode
     }
 
-    /// Says who gets the packets to `port` from now on.
+    /// Says who gets the packets to `port` that arrive on our queues from now on.
     ///
     /// # Errors
     ///
-    /// The kernel's answer.
+    /// The kernel's answer. `E2BIG`: the processes on this interface steer 16,384 ports already,
+    /// counted once for each queue.
     pub fn set_port(&mut self, port: u16, owner: PortOwner) -> io::Result<()> {
-        self.port_map
-            .set(u32::from(port), owner as u8, 0)
-            .map_err(io_error_of_map)
+        match owner {
+            PortOwner::Kernel => self.ports.remove(&port),
+            owner => self.ports.insert(port, owner),
+        };
+        for queue in self.queues.clone() {
+            self.write(queue, port, owner)?;
+        }
+        Ok(())
     }
 
-    /// Who gets the packets to `port`.
+    fn write(&mut self, queue: u32, port: u16, owner: PortOwner) -> io::Result<()> {
+        let key = port_key(queue, port);
+        if owner != PortOwner::Kernel {
+            let written = self.queue_ports.insert(key, owner as u8, 0);
+            return written.map_err(io_error_of_map);
+        }
+        match self.queue_ports.remove(&key).map_err(io_error_of_map) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Who gets the packets to `port` on our first queue. Another process may have changed that:
+    /// see [`pause_others`](Self::pause_others).
     ///
     /// # Errors
     ///
     /// The kernel's answer.
     pub fn port_owner(&self, port: u16) -> io::Result<PortOwner> {
-        match self
-            .port_map
-            .get(&u32::from(port), 0)
-            .map_err(io_error_of_map)?
-        {
-            1 => Ok(PortOwner::Luna),
-            2 => Ok(PortOwner::LunaUnlessKernelConnection),
-            _ => Ok(PortOwner::Kernel),
+        let Some(queue) = self.queues.first() else {
+            return Ok(PortOwner::Kernel);
+        };
+        match self.queue_ports.get(&port_key(*queue, port), 0) {
+            Ok(value) => Ok(PortOwner::from_value(value)),
+            Err(MapError::KeyNotFound) => Ok(PortOwner::Kernel),
+            Err(error) => Err(io_error_of_map(error)),
         }
+    }
+
+    /// Leaves new connections to `port` that arrive on other processes' queues to the kernel,
+    /// whose listener all processes that serve the port share: for the start of a process that may
+    /// be there to relieve another. One that goes on serving the port takes it back after a while.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn pause_others(&mut self, port: u16) -> io::Result<()> {
+        for key in self.keys()? {
+            let queue = key >> 16;
+            if key != port_key(queue, port) || self.queues.contains(&queue) {
+                continue;
+            }
+            let value = PortOwner::LunaNoNewConnection as u8;
+            let paused = self.queue_ports.insert(key, value, BPF_EXIST);
+            match paused.map_err(io_error_of_map) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> io::Result<Vec<u32>> {
+        // Others write to the map meanwhile, and its walk may begin anew: no more than fit.
+        self.queue_ports
+            .keys()
+            .take(PORTS_MAX)
+            .collect::<Result<_, _>>()
+            .map_err(io_error_of_map)
     }
 
     /// Replaces the set of destination addresses whose packets may be ours; all others belong to
@@ -229,16 +357,25 @@ impl Steering {
         Ok(())
     }
 
-    /// Brings what arrives on receive queue `queue` to the AF_XDP socket `socket`, which must be
-    /// bound to that queue. The entry goes when the socket is closed.
+    /// Brings what arrives on receive queue `queue` for our ports to the AF_XDP socket `socket`,
+    /// which must be bound to that queue. What an earlier owner of the queue has left is wiped
+    /// out. The entry goes when the socket is closed.
     ///
     /// # Errors
     ///
     /// The kernel's answer.
     pub fn register(&mut self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.wipe(queue)?;
         self.xsks_map
             .set(queue, socket.as_raw_fd(), 0)
-            .map_err(io_error_of_map)
+            .map_err(io_error_of_map)?;
+        if !self.queues.contains(&queue) {
+            self.queues.push(queue);
+        }
+        for (port, owner) in self.ports.clone() {
+            self.write(queue, port, owner)?;
+        }
+        Ok(())
     }
 
     /// Leaves what arrives on receive queue `queue` to the kernel.
@@ -247,7 +384,16 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn unregister(&mut self, queue: u32) -> io::Result<()> {
+        self.queues.retain(|own| *own != queue);
+        self.wipe(queue)?;
         self.xsks_map.unset(queue).map_err(io_error_of_map)
+    }
+
+    fn wipe(&mut self, queue: u32) -> io::Result<()> {
+        for key in self.keys()?.into_iter().filter(|key| key >> 16 == queue) {
+            self.write(queue, key as u16, PortOwner::Kernel)?;
+        }
+        Ok(())
     }
 
     /// What the program did so far.
@@ -265,6 +411,11 @@ impl Steering {
             passed: total(COUNTER_PASSED)?,
         })
     }
+}
+
+/// The key of `queue_ports`.
+const fn port_key(queue: u32, port: u16) -> u32 {
+    queue << 16 | port as u32
 }
 
 /// IPv4 as `::ffff:a.b.c.d`, in network order.

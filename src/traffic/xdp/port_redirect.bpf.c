@@ -5,9 +5,13 @@
 //     a fragment or IPv6 without extension headers, TCP, all headers in the first buffer;
 //   - its destination is an address of this host on this interface (a router or a bridge keeps
 //     what it forwards);
-//   - its destination port is ours, and where it is ours only conditionally, the kernel has no
-//     connection with this 4-tuple;
-//   - a socket is bound to the receive queue that it arrived on.
+//   - its destination port is ours on the receive queue that it arrived on, and where it is ours
+//     only conditionally, the condition holds: see enum port_owner;
+//   - a socket is bound to that queue.
+//
+// Several processes may share an interface. Each owns some of its receive queues, and says for
+// these alone which ports are its own: it serves nobody else's packets, and what reaches a queue
+// whose owner does not serve the port is the kernel's.
 //
 // The few definitions of the BPF ABI that it needs are written out here, so that building it
 // takes clang and nothing else.
@@ -84,6 +88,7 @@ static struct bpf_sock *(*bpf_skc_lookup_tcp)(void *ctx, void *tuple, u32 size, 
 
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
 enum { PROTOCOL_TCP = 6 };
+enum { TCP_SYN = 0x02, TCP_ACK = 0x10 };
 
 struct ethernet {
 	u8 dst[6], src[6];
@@ -129,15 +134,23 @@ struct address {
 	u32 word[4];
 };
 
-enum port_owner { OWNER_KERNEL = 0, OWNER_LUNA = 1, OWNER_LUNA_UNLESS_KERNEL_CONNECTION = 2 };
+enum port_owner {
+	OWNER_KERNEL = 0, // as without an entry
+	OWNER_LUNA = 1,
+	// but for 4-tuples of which the kernel has a connection
+	OWNER_LUNA_UNLESS_KERNEL_CONNECTION = 2,
+	// the same, and new connections are the kernel's
+	OWNER_LUNA_NO_NEW_CONNECTION = 3,
+};
 
-// Destination port (host order) -> enum port_owner.
+// Receive queue << 16 | destination port (host order) -> enum port_owner. The name stands for the
+// layout: a process that finds this program attached, and this map, shares it.
 struct {
-	MAP_TYPE(BPF_MAP_TYPE_ARRAY);
-	MAP_SIZE(65536);
+	MAP_TYPE(BPF_MAP_TYPE_HASH);
+	MAP_SIZE(16384);
 	u32 *key;
 	u8 *value;
-} port_map SEC(".maps");
+} queue_ports SEC(".maps");
 
 // Our addresses on this interface; IPv4 as ::ffff:a.b.c.d. The value means nothing.
 struct {
@@ -170,6 +183,7 @@ struct flow {
 	struct address saddr, daddr;
 	u16 sport, dport; // network order
 	u8 is_ipv6;
+	u8 is_opening; // SYN without ACK
 };
 
 // Fills in `flow`; false for whatever is not plain TCP over IP.
@@ -219,6 +233,7 @@ INLINE int parse(struct xdp_md *ctx, struct flow *flow)
 		return 0;
 	flow->sport = tcp->sport;
 	flow->dport = tcp->dport;
+	flow->is_opening = (tcp->offset_flags & be16(TCP_SYN | TCP_ACK)) == be16(TCP_SYN);
 	return 1;
 }
 
@@ -250,13 +265,15 @@ INLINE int steer(struct xdp_md *ctx)
 	if (!parse(ctx, &flow))
 		return XDP_PASS;
 
-	u32 port = be16(flow.dport);
-	u8 *owner = bpf_map_lookup_elem(&port_map, &port);
+	u32 port = ctx->rx_queue_index << 16 | be16(flow.dport);
+	u8 *owner = bpf_map_lookup_elem(&queue_ports, &port);
 	if (!owner || *owner == OWNER_KERNEL)
 		return XDP_PASS;
 	if (!bpf_map_lookup_elem(&local_addrs, &flow.daddr))
 		return XDP_PASS;
-	if (*owner == OWNER_LUNA_UNLESS_KERNEL_CONNECTION && kernel_has_connection(ctx, &flow))
+	if (*owner == OWNER_LUNA_NO_NEW_CONNECTION && flow.is_opening)
+		return XDP_PASS;
+	if (*owner != OWNER_LUNA && kernel_has_connection(ctx, &flow))
 		return XDP_PASS;
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
 }

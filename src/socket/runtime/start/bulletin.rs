@@ -1,15 +1,14 @@
-//! What the steward does for `luna ss`.
+//! What the steward does from time to time: `luna ss`, and ports that come and go.
 #![forbid(unsafe_code)]
 
 use super::super::Runtime;
 use crate::config::Config;
-use crate::socket::publish::Publisher;
+use crate::socket::publish::{self, Publisher};
 use crate::socket::table;
-use crate::stats::{Board, BoardInfo, Reason, RunState};
-use crate::sys::{self, internal};
+use crate::stats::{Reason, RunState};
 use crate::time::{Duration, Instant};
 
-/// How old `luna ss` may be.
+/// How old `luna ss` may be, and how late a port is given back.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Keeps the board up to date.
@@ -25,29 +24,28 @@ pub(super) struct Bulletin {
 
 impl Bulletin {
     pub(super) fn new(config: &Config, runtime: &'static Runtime) -> Self {
+        publish::withdraw();
         Self {
             runtime,
-            publisher: publisher(config),
+            publisher: Publisher::open(config, RunState::Running, Reason::Accelerated),
             published: (u64::MAX, 0),
             look_at: Instant::ZERO,
         }
     }
 
-    pub(super) fn due(&self) -> Instant {
-        if self.publisher.is_some() {
-            self.look_at
-        } else {
-            Instant::FAR_FUTURE
-        }
+    pub(super) const fn due(&self) -> Instant {
+        self.look_at
     }
 
     pub(super) fn run_due(&mut self, now: Instant) {
-        let Some(publisher) = &mut self.publisher else {
-            return;
-        };
         if now < self.look_at {
             return;
         }
+        self.look_at = now + LOOK_EVERY;
+        self.runtime.place.tend(now, super::super::uses_port);
+        let Some(publisher) = &mut self.publisher else {
+            return;
+        };
         let progress = (self.runtime.crew.deliveries(), table::changes());
         if progress != self.published {
             publisher.run();
@@ -55,39 +53,4 @@ impl Bulletin {
         }
         self.look_at = publisher.next().max(now + LOOK_EVERY);
     }
-}
-
-/// The board that `luna ss` reads. Without it there is only less to see.
-fn publisher(config: &Config) -> Option<Publisher> {
-    let info = BoardInfo {
-        pid: sys::getpid(),
-        started_s: board_time(),
-        device: config.device.to_string(),
-        program: program_name(),
-        shards: config.shards,
-        dedicated: config.mode == crate::config::Mode::Dedicated,
-        state: RunState::Running,
-        state_reason: Reason::Accelerated,
-        rows_refused: 0,
-    };
-    match Board::create(&info, internal::first()) {
-        Ok(board) => {
-            let _ = internal::keep_here(board.fd());
-            Some(Publisher::new(board))
-        }
-        Err(error) => {
-            log::warn!("`luna ss` will not see this process: {error}");
-            None
-        }
-    }
-}
-
-fn program_name() -> String {
-    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
-    name.trim_end().to_owned()
-}
-
-fn board_time() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    u64::try_from(now.tv_sec).unwrap_or(0)
 }

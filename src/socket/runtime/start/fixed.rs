@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::super::Runtime;
 use super::super::crew::Crew;
 use super::super::lane::Lane;
-use super::super::place::{Place, Steer};
+use super::super::place::{Leases, Place, Steer};
 use super::super::steward::Chores;
 use super::bulletin::Bulletin;
 use super::{go, manner, secret};
@@ -42,8 +42,24 @@ const LOOK_EVERY_NS: u64 = 1_000_000;
 struct Whole;
 
 impl Steer for Whole {
-    fn set_port(&mut self, _: u16, _: bool) -> std::io::Result<()> {
+    fn take_port(&mut self, _: u16) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn close_port(&mut self, _: u16) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn give_port(&mut self, _: u16) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn pause_others(&mut self, _: u16) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn is_paused(&self, _: u16) -> bool {
+        false
     }
 
     fn set_addresses(&mut self, _: &[IpAddr]) -> std::io::Result<()> {
@@ -183,7 +199,10 @@ fn bring_up(config: &Config, site: &Site, lanes: Vec<Lane<Shard>>) -> Result<(),
         IFINDEX,
         name.clone(),
         Box::new(Whole),
-        lease,
+        Leases {
+            ports: lease,
+            queues: None,
+        },
         Vec::new(),
     );
     let runtime: &'static Runtime = Box::leak(Box::new(Runtime { crew, place }));

@@ -2,38 +2,54 @@
 #![forbid(unsafe_code)]
 
 use core::net::IpAddr;
+use core::sync::atomic::Ordering;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::super::Runtime;
 use super::super::crew::Crew;
 use super::super::lane::Lane;
-use super::super::place::{Place, Steer, addresses};
+use super::super::place::{Leases, Place, Steer, addresses};
 use super::super::steward::Chores;
 use super::bulletin::Bulletin;
 use super::{go, manner, secret};
 use crate::config::Config;
 use crate::control::{Change, ControlHandle, Link, Mirror};
 use crate::device::Device;
-use crate::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
+use crate::device::xdp::{XdpConfig, XdpDevice, clear_stock, rx_object_bytes_for, stock, stocked};
+use crate::socket::{listener, report};
 use crate::stack::{Shard, ShardParts};
-use crate::sys::internal;
+use crate::sys::{self, ForkMutex, internal};
 use crate::time::{Clock, Instant, SystemClock};
 use crate::traffic::xdp::{PortOwner, Steering};
-use crate::traffic::{Lease, kernel_has_connections};
+use crate::traffic::{Lease, QueueLease, kernel_has_connections};
 use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
 
 impl Steer for Steering {
-    fn set_port(&mut self, port: u16, ours: bool) -> std::io::Result<()> {
-        let owner = match ours {
-            false => PortOwner::Kernel,
-            // Nobody's existing connection may be broken by our start.
-            true if kernel_has_connections(port).unwrap_or(true) => {
-                PortOwner::LunaUnlessKernelConnection
-            }
-            true => PortOwner::Luna,
-        };
-        Self::set_port(self, port, owner)
+    fn take_port(&mut self, port: u16) -> std::io::Result<()> {
+        // Nobody's existing connection may be broken by our start. From here on the kernel
+        // gets no new ones, so that it can be asked which it has.
+        self.set_port(port, PortOwner::LunaUnlessKernelConnection)?;
+        if kernel_has_connections(port).unwrap_or(true) {
+            return Ok(());
+        }
+        self.set_port(port, PortOwner::Luna)
+    }
+
+    fn close_port(&mut self, port: u16) -> std::io::Result<()> {
+        self.set_port(port, PortOwner::LunaNoNewConnection)
+    }
+
+    fn give_port(&mut self, port: u16) -> std::io::Result<()> {
+        self.set_port(port, PortOwner::Kernel)
+    }
+
+    fn pause_others(&mut self, port: u16) -> std::io::Result<()> {
+        Self::pause_others(self, port)
+    }
+
+    fn is_paused(&self, port: u16) -> bool {
+        matches!(self.port_owner(port), Ok(PortOwner::LunaNoNewConnection))
     }
 
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> std::io::Result<()> {
@@ -102,8 +118,79 @@ struct Parts<'a> {
     control: &'a Arc<ControlHandle>,
 }
 
-pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
+/// What needs privileges.
+struct Prepared {
+    steering: Steering,
+    /// The packet memory, if sockets with it are in stock.
+    area: Option<Arc<Area>>,
+    /// The descriptors that the BPF library has opened, and those in stock.
+    fds: Vec<RawFd>,
+}
+
+static PREPARED: ForkMutex<Option<Prepared>> = ForkMutex::new(None);
+
+fn open(name: &str) -> Result<Prepared, String> {
     let before = bpf_fds(&[]);
+    let steering = Steering::attach(name).map_err(|error| error.to_string())?;
+    let fds = bpf_fds(&before);
+    let area = None;
+    Ok(Prepared {
+        steering,
+        area,
+        fds,
+    })
+}
+
+fn new_area(shards: usize) -> Result<Arc<Area>, String> {
+    Area::new(shards * PoolConfig::default().zones * ZONE_BYTES).map_err(|error| error.to_string())
+}
+
+/// Attaches the program, and makes a socket for each queue to come: as many as a shard of a
+/// worker has, or as the interface has if a process is to have them all. What is in use by
+/// others is found out later.
+pub(super) fn prepare(config: &Config, name: &str) -> Result<(), String> {
+    let mut place = PREPARED.lock();
+    if place.is_some() {
+        return Ok(());
+    }
+    let mut prepared = open(name)?;
+    let interface = prepared.steering.interface();
+    let shards = usize::from(config.shards);
+    let present = interface.receive_queues() as usize;
+    let count = match config.queues {
+        Some(queues) => usize::from(queues).min(present),
+        None if listener::is_worker() => shards.min(present),
+        None => present,
+    };
+    let chunk = rx_object_bytes_for(interface.mtu_bytes);
+    let area = new_area(shards)?;
+    let zones = PoolConfig::default().zones;
+    for index in 0..count {
+        let region = area.region(index % shards * zones, zones);
+        let fd = stock(name, region, chunk).map_err(|error| error.to_string())?;
+        prepared.fds.push(fd);
+    }
+    prepared.area = Some(area);
+    for fd in &prepared.fds {
+        let _ = internal::keep_here(*fd);
+    }
+    *place = Some(prepared);
+    Ok(())
+}
+
+/// In a child of a fork, and when there is no use for it.
+pub(super) fn forget_prepared() {
+    if let Some(prepared) = PREPARED.lock().take() {
+        for fd in &prepared.fds {
+            internal::forget(*fd);
+        }
+        // A child does not have it, and may have something else in its place.
+        core::mem::forget(prepared.area);
+    }
+    clear_stock();
+}
+
+pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
     let mirror = Mirror::open().map_err(|error| error.to_string())?;
     let control = mirror.handle();
     let tables = control.tables();
@@ -116,13 +203,27 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
             "{name}: the interface has no address (see `ip address`)"
         ));
     }
-    let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
-    steering
-        .set_local_addresses(&ours)
-        .map_err(|error| format!("{name}: cannot steer to its addresses: {error}"))?;
-    let lanes = lanes(config, link, &control, &mut steering)?;
-    let lease = lease(config, name, &mut steering)?;
-    let mut fds = bpf_fds(&before);
+    let in_advance = PREPARED.lock().take();
+    let is_in_advance = in_advance.is_some();
+    let mut prepared = match in_advance {
+        Some(prepared) => prepared,
+        None => open(name)?,
+    };
+    let (lanes, queues, lease) = match assemble(config, link, &control, &ours, &mut prepared) {
+        Ok(parts) => parts,
+        Err(cause) => {
+            if is_in_advance {
+                *PREPARED.lock() = Some(prepared);
+            }
+            return Err(cause);
+        }
+    };
+    let Prepared {
+        steering, mut fds, ..
+    } = prepared;
+    clear_stock();
+    fds.extend(queues.fds());
+    fds.extend(lease.iter().flat_map(Lease::fds));
     fds.extend(lanes.iter().flat_map(|lane: &Lane<Shard>| lane.fds()));
     fds.push(mirror.fd().as_raw_fd());
     for fd in &fds {
@@ -134,7 +235,10 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
         ifindex,
         name.to_owned(),
         Box::new(steering),
-        lease,
+        Leases {
+            ports: lease,
+            queues: Some(queues),
+        },
         fds,
     );
     let runtime: &'static Runtime = Box::leak(Box::new(Runtime { crew, place }));
@@ -147,33 +251,102 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
     go(runtime, chores)
 }
 
-/// The shards, with the interface's queues dealt out to them.
-fn lanes(
+/// Takes queues and ports of the link for this process.
+#[allow(
+    clippy::type_complexity,
+    reason = "three things that are taken together"
+)]
+fn assemble(
     config: &Config,
     link: &Link,
     control: &Arc<ControlHandle>,
+    ours: &[IpAddr],
+    prepared: &mut Prepared,
+) -> Result<(Vec<Lane<Shard>>, QueueLease, Option<Lease>), String> {
+    let name = &link.name;
+    let Prepared { steering, area, .. } = prepared;
+    steering
+        .set_local_addresses(ours)
+        .map_err(|error| format!("{name}: cannot steer to its addresses: {error}"))?;
+    let queues = queues(config, name, steering.interface().receive_queues())?;
+    let area = match area {
+        Some(area) => Arc::clone(area),
+        None => new_area(usize::from(config.shards))?,
+    };
+    let lanes = lanes((config, link, &area), control, steering, &queues.queues())?;
+    let lease = lease(config, name, steering, &queues)?;
+    Ok((lanes, queues, lease))
+}
+
+/// The receive queues that this process takes: at least one for each shard.
+fn queues(config: &Config, name: &str, present: u32) -> Result<QueueLease, String> {
+    let shards = usize::from(config.shards);
+    let most = match config.queues {
+        Some(queues) => usize::from(queues),
+        // A worker has brothers.
+        None if super::IS_WORKER.load(Ordering::Relaxed) => shards,
+        None => usize::MAX,
+    };
+    // Without privileges, no more than was prepared.
+    let most = match stocked() {
+        0 => most,
+        stock => most.min(stock),
+    };
+    let lease = QueueLease::acquire(name, present, most).map_err(|error| error.to_string())?;
+    let count = lease.queues().len();
+    if count >= shards {
+        return Ok(lease);
+    }
+    let needed = format!("{shards} shards need as many receive queues");
+    Err(if count == most || count as u32 == present {
+        format!(
+            "{name}: {needed}, it has {present} and may take {}",
+            most.min(count)
+        )
+    } else {
+        format!(
+            "{name}: {count} of {present} receive queues are free, the others are in use by \
+             {}: give each process some (LUNA_QUEUES; `ethtool -L` adds queues)",
+            owners(name)
+        )
+    })
+}
+
+/// The other processes on an interface, as far as they can be seen.
+fn owners(name: &str) -> String {
+    let device = format!("xdp:{name}");
+    let found = crate::stats::discover::find().unwrap_or_default();
+    let owners: Vec<String> = found
+        .processes
+        .iter()
+        .map(|process| (process.pid, process.board.info()))
+        .filter(|(pid, info)| info.device == device && *pid != sys::getpid())
+        .map(|(pid, info)| format!("luna process {pid} ({})", info.program))
+        .collect();
+    if owners.is_empty() {
+        "another luna process".to_owned()
+    } else {
+        owners.join(", ")
+    }
+}
+
+/// The shards, with the process's queues dealt out to them.
+fn lanes(
+    (config, link, area): (&Config, &Link, &Arc<Area>),
+    control: &Arc<ControlHandle>,
     steering: &mut Steering,
+    queues: &[u32],
 ) -> Result<Vec<Lane<Shard>>, String> {
     let shards = usize::from(config.shards);
-    let area = Area::new(shards * PoolConfig::default().zones * ZONE_BYTES)
-        .map_err(|error| error.to_string())?;
     if area.backing() == Backing::Plain {
         log::info!("packet memory is on ordinary pages: hugepages are faster");
-    }
-    let queues: Vec<u32> = (0..steering.interface().receive_queues()).collect();
-    if queues.len() < shards {
-        return Err(format!(
-            "{}: {shards} shards need as many receive queues, it has {}",
-            link.name,
-            queues.len()
-        ));
     }
     let parts = Parts {
         name: &link.name,
         ifindex: link.index,
         mtu: link.mtu,
         virtual_link: !link.kind.is_empty(),
-        area: &area,
+        area,
         control,
     };
     (0..shards)
@@ -220,9 +393,22 @@ fn lane(
 }
 
 /// Client ports, if any destination is to be accelerated.
-fn lease(config: &Config, name: &str, steering: &mut Steering) -> Result<Option<Lease>, String> {
+fn lease(
+    config: &Config,
+    name: &str,
+    steering: &mut Steering,
+    queues: &QueueLease,
+) -> Result<Option<Lease>, String> {
     // With several shards a reply may arrive at any of them.
     if config.connect.is_empty() || config.shards != 1 {
+        return Ok(None);
+    }
+    let (own, present) = (queues.queues().len(), steering.interface().receive_queues());
+    if own as u32 != present {
+        report::notice(&format!(
+            "{name}: outgoing connections stay on the kernel: this process has {own} of \
+                 {present} receive queues, and the link may bring a reply to any"
+        ));
         return Ok(None);
     }
     let lease = Lease::acquire(name, &config.client_ports, 1).map_err(|error| error.to_string())?;
