@@ -87,6 +87,7 @@ file!(
     client_ports,
     mode,
     shards,
+    queues,
     busy,
     log,
     strict,
@@ -94,5 +95,7 @@ file!(
     hairpin,
     spin,
     steward_after,
+    forking,
+    prefork,
     io_uring
 );

@@ -28,6 +28,7 @@ fn lenient(mut run: Run) -> Run {
 }
 
 #[test]
+#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn postgres() {
     let Some(bed) = Bed::new(&["psql", "setpriv"], 1) else {
         return;
@@ -104,6 +105,7 @@ fn postgres() {
 }
 
 #[test]
+#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn openssh() {
     let Some(bed) = Bed::new(&["sshd", "ssh", "ssh-keygen"], 1) else {
         return;

@@ -167,8 +167,13 @@ pub(super) fn prepare(config: &Config, name: &str) -> Result<(), String> {
     let zones = PoolConfig::default().zones;
     for index in 0..count {
         let region = area.region(index % shards * zones, zones);
-        let fd = stock(name, region, chunk).map_err(|error| error.to_string())?;
-        prepared.fds.push(fd);
+        match stock(name, region, chunk) {
+            Ok(fd) => prepared.fds.push(fd),
+            Err(error) => {
+                clear_stock();
+                return Err(error.to_string());
+            }
+        }
     }
     prepared.area = Some(area);
     for fd in &prepared.fds {
