@@ -62,7 +62,7 @@ impl Shard {
         truncate(&mut payload, continued.left);
         let here: usize = payload.iter().map(|piece| piece.len()).sum();
         let mut header = continued.header.clone();
-        continued.header.seq = header.seq + here as u32;
+        continued.header.seq += here as u32;
         continued.left -= here;
         let is_last = frame.part == FramePart::Last;
         if !is_last || continued.left > 0 {
