@@ -97,5 +97,7 @@ file!(
     steward_after,
     forking,
     prefork,
+    congestion,
+    datacenter,
     io_uring
 );

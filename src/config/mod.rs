@@ -12,6 +12,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use core::net::{IpAddr, SocketAddr};
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use log::LevelFilter;
 use thiserror::Error;
 
+use crate::tcp::CongestionControl;
 use crate::time::Duration;
 use crate::traffic::{ConnectRules, PortSet};
 
@@ -81,6 +83,10 @@ pub struct Config {
     pub prefork: Vec<String>,
     /// Whether the preload library leaves `io_uring` to the program.
     pub io_uring: bool,
+    /// How the congestion window moves.
+    pub congestion: CongestionControl,
+    /// Networks of the same data centre, where timeouts are short (LUNA §9).
+    pub data_centre: ConnectRules,
 }
 
 /// First local port for outgoing connections, unless set.
@@ -119,7 +125,14 @@ impl Config {
             forking: FORKING_DEFAULT.map(str::to_owned).to_vec(),
             prefork: PREFORK_DEFAULT.map(str::to_owned).to_vec(),
             io_uring: false,
+            congestion: CongestionControl::default(),
+            data_centre: ConnectRules::default(),
         }
+    }
+
+    /// Whether a peer is in one of [`data_centre`](Self::data_centre)'s networks.
+    pub fn is_in_data_centre(&self, peer: IpAddr) -> bool {
+        self.data_centre.matches(SocketAddr::new(peer, 0))
     }
 
     /// What this process's environment asks for; `None` if it does not ask for luna. Starts

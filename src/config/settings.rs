@@ -10,6 +10,7 @@ use super::{
     Config, ConfigError, DeviceSpec, Loaded, Mode, QUEUES_MAX, SHARDS_MAX, file, parse_bool,
     parse_duration,
 };
+use crate::tcp::CongestionControl;
 use crate::traffic::ParseRangeError;
 use crate::traffic::port_range::{ConnectRules, PortSet, parse_port_range};
 
@@ -55,6 +56,8 @@ settings! {
     "LUNA_STEWARD_AFTER" "steward_after" "TIME" "1ms" "when a steward turns an idle stack"
     "LUNA_FORKING" "forking" "NAME,…" "postgres,sshd,…" "programs that fork for each connection"
     "LUNA_PREFORK" "prefork" "NAME,…" "nginx,apache2,…" "programs that listen for forked workers"
+    "LUNA_CONGESTION" "congestion" "reno|cubic|dctcp|hpcc" "reno" "congestion control"
+    "LUNA_DATACENTER" "datacenter" "ADDR[/LEN],…" "none" "peers nearby: timeouts from 4 ms on"
     "LUNA_IO_URING" "io_uring" "BOOL" "no" "let the program use io_uring, which luna can't see"
 }
 
@@ -185,6 +188,14 @@ fn build(values: &Values, path: Option<&Path>) -> Result<Option<Config>, ConfigE
             .trim()
             .parse()
             .map_err(|_| found.wrong("off, error, warn, info, debug or trace"))?;
+    }
+    if let Some(found) = values.get("congestion") {
+        config.congestion = CongestionControl::from_name(found.text.trim())
+            .ok_or_else(|| found.wrong("reno, cubic, dctcp or hpcc"))?;
+    }
+    if let Some(found) = values.get("datacenter") {
+        config.data_centre = ConnectRules::parse("LUNA_DATACENTER", &found.text)
+            .map_err(|e| found.range_error(&e))?;
     }
     set_flag(values, "busy", &mut config.busy)?;
     set_flag(values, "strict", &mut config.strict)?;

@@ -13,8 +13,6 @@ use super::options::{self, Int};
 use super::{fork, listener, placeholder, policy, runtime, stream, tcp_info};
 use crate::sys::{self, Errno};
 
-/// The congestion control that connections of ours run, as `TCP_CONGESTION` shows it.
-const CONGESTION: &[u8; 16] = b"reno\0\0\0\0\0\0\0\0\0\0\0\0";
 const SO_INCOMING_NAPI_ID: i32 = 56;
 const SO_COOKIE: i32 = 57;
 /// The longest option value that is answered.
@@ -253,7 +251,11 @@ fn stream_option(pin: &Pin, level: i32, name: i32, room: usize) -> Result<Option
         (IPPROTO_TCP, libc::TCP_INFO) => {
             Ok(Some(tcp_info::encode(stream::info(pin).as_ref()).to_vec()))
         }
-        (IPPROTO_TCP, libc::TCP_CONGESTION) => Ok(Some(CONGESTION.to_vec())),
+        (IPPROTO_TCP, libc::TCP_CONGESTION) => {
+            let chosen = pin.socket.lock().options.congestion;
+            let control = chosen.unwrap_or_else(|| runtime::base_config(None).congestion);
+            Ok(Some(options::congestion_value(control)))
+        }
         (IPPROTO_TCP, libc::TCP_MAXSEG) => {
             let open = stream::info(pin).filter(stream::is_open);
             match open.and_then(|info| tcp_info::send_mss(&info)) {

@@ -29,6 +29,8 @@ pub struct OptionSet {
     pub rcv_timeout: Option<Duration>,
     /// `SO_SNDTIMEO`
     pub snd_timeout: Option<Duration>,
+    /// `TCP_CONGESTION`, once it was set.
+    pub congestion: Option<tcp::CongestionControl>,
     /// Everything else that was set: level, name, and the value as the kernel shows it.
     others: Vec<(i32, i32, Vec<u8>)>,
 }
@@ -209,6 +211,7 @@ impl OptionSet {
         };
         match (level, name) {
             (SOL_SOCKET, libc::SO_LINGER) => Some(self.linger_raw.map(i32::to_ne_bytes).concat()),
+            (IPPROTO_TCP, libc::TCP_CONGESTION) => self.congestion.map(congestion_value),
             (SOL_SOCKET, libc::SO_RCVTIMEO | RCVTIMEO_NEW) => Some(time(self.rcv_timeout)),
             (SOL_SOCKET, libc::SO_SNDTIMEO | SNDTIMEO_NEW) => Some(time(self.snd_timeout)),
             _ => self
@@ -232,6 +235,11 @@ impl OptionSet {
         if is_refused(level, name) {
             return Err(Errno::NOPROTOOPT);
         }
+        if (level, name) == (IPPROTO_TCP, libc::TCP_CONGESTION) {
+            // Which there are is not for the kernel to say.
+            self.congestion = Some(congestion_named(value).ok_or(Errno::NOENT)?);
+            return Ok(());
+        }
         sys::setsockopt(judge, level, name, value)?;
         let mut shown = [0; VALUE_BYTES_MAX];
         if let Ok(len) = sys::getsockopt(judge, level, name, &mut shown) {
@@ -244,6 +252,7 @@ impl OptionSet {
     /// kernel's defaults: a buffer size that equals them leaves the stack's own.
     pub fn apply(&self, base: &tcp::Config, untouched: &Self) -> tcp::Config {
         let mut config = base.clone();
+        config.congestion = self.congestion.unwrap_or(base.congestion);
         config.nodelay = self.is_on(Int::NoDelay);
         config.cork = self.is_on(Int::Cork);
         config.keepalive = self.is_on(Int::KeepAlive).then(|| tcp::Keepalive {
@@ -280,6 +289,19 @@ impl OptionSet {
         }
         config
     }
+}
+
+/// The value of `TCP_CONGESTION` (`TCP_CA_NAME_MAX` is 16).
+pub fn congestion_value(control: tcp::CongestionControl) -> Vec<u8> {
+    let mut value = control.name().as_bytes().to_vec();
+    value.resize(16, 0);
+    value
+}
+
+/// The control that a value of `TCP_CONGESTION` names.
+fn congestion_named(value: &[u8]) -> Option<tcp::CongestionControl> {
+    let name = value.split(|byte| *byte == 0).next()?;
+    tcp::CongestionControl::from_name(core::str::from_utf8(name).ok()?)
 }
 
 fn seconds(value: i32) -> Duration {
@@ -339,7 +361,13 @@ mod tests {
                 .unwrap()
                 .starts_with(b"reno")
         );
+        assert_eq!(
+            set.set(judge, idle, libc::TCP_CONGESTION, b"bbr\0"),
+            Err(Errno::NOENT)
+        );
+        set.set(judge, idle, libc::TCP_CONGESTION, b"hpcc").unwrap();
         let config = set.apply(&tcp::Config::default(), &untouched);
+        assert_eq!(config.congestion, tcp::CongestionControl::Hpcc);
         assert!(config.nodelay);
         assert_eq!(config.rcv_buf_max_bytes, 10_000);
         assert_eq!(

@@ -51,8 +51,8 @@ impl Writer {
     }
 }
 
-/// `TCPI_OPT_TIMESTAMPS`, `TCPI_OPT_SACK`, `TCPI_OPT_WSCALE`
-const OPTION_BITS: [u8; 3] = [1, 2, 4];
+/// `TCPI_OPT_TIMESTAMPS`, `TCPI_OPT_SACK`, `TCPI_OPT_WSCALE`, `TCPI_OPT_ECN`
+const OPTION_BITS: [u8; 4] = [1, 2, 4, 8];
 /// `TCP_CA_Recovery`, `TCP_CA_Loss`
 const CA_RECOVERY: u8 = 3;
 const CA_LOSS: u8 = 4;
@@ -72,7 +72,7 @@ pub fn encode(info: Option<&ConnInfo>) -> [u8; TCP_INFO_BYTES] {
 }
 
 fn fill(out: &mut Writer, tcp: &Info) {
-    let agreed = [tcp.timestamps, tcp.sack, tcp.snd_wscale.is_some()];
+    let agreed = [tcp.timestamps, tcp.sack, tcp.snd_wscale.is_some(), tcp.ecn];
     let options = agreed
         .iter()
         .zip(OPTION_BITS)

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::congestion::CongestionControl;
+use super::ecn::EcnUse;
 use crate::limits::MSS_FLOOR_BYTES;
 use crate::time::Duration;
 
@@ -99,6 +100,8 @@ pub struct Config {
     pub sack: bool,
     /// Offer timestamps (RFC 7323 §3).
     pub timestamps: bool,
+    /// Use explicit congestion notification (RFC 3168). DCTCP asks for it in any case.
+    pub ecn: EcnUse,
     /// How the congestion window moves.
     pub congestion: CongestionControl,
     /// Makes the limit on challenge ACKs unpredictable (RFC 5961 §7); mixed with the initial
@@ -144,6 +147,7 @@ impl Default for Config {
             window_scale: true,
             sack: true,
             timestamps: true,
+            ecn: EcnUse::Accept,
             congestion: CongestionControl::NewReno,
             seed: 0,
         }
@@ -151,6 +155,18 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The timeouts for a peer in the same data centre (LUNA §9).
+    #[must_use]
+    pub fn for_data_centre(mut self) -> Self {
+        self.rto_min = Duration::from_millis(4);
+        // A SYN is answered by a stack, not by a program: within a round trip, or not at all.
+        self.rto_initial = Duration::from_millis(100);
+        // Ours is one, and the shard may be away for another. What a peer's longer one costs is
+        // a probe, or a timeout that is then taken back.
+        self.max_ack_delay = Duration::from_millis(2);
+        self
+    }
+
     /// Forces values that would break the protocol back into its limits.
     #[must_use]
     pub fn sanitized(mut self) -> Self {

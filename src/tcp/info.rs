@@ -32,6 +32,8 @@ pub struct Counters {
     pub spurious_recoveries: u64,
     /// Times the tail was probed (RFC 8985).
     pub tail_probes: u64,
+    /// Times the window was reduced because the path marked our packets (RFC 3168).
+    pub ecn_reductions: u64,
     /// Window and keepalive probes sent.
     pub probes: u64,
     /// Duplicate acknowledgments received.
@@ -101,6 +103,8 @@ pub struct Info {
     pub sack: bool,
     /// Timestamps were agreed.
     pub timestamps: bool,
+    /// ECN was agreed.
+    pub ecn: bool,
     /// Counters.
     pub counters: Counters,
 }

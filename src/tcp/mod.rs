@@ -19,6 +19,7 @@ mod config;
 mod congestion;
 mod connection;
 pub mod cookie;
+mod ecn;
 mod fifo;
 mod info;
 pub mod isn;
@@ -45,6 +46,7 @@ pub use config::{
 };
 pub use congestion::CongestionControl;
 pub use connection::{Connection, Event};
+pub use ecn::EcnUse;
 pub use info::{Counters, Info, TimeWaitSeed, TimeWaitStamps};
 pub use payload::{Payload, Pieces};
 pub use reset::reset_for;

@@ -222,6 +222,12 @@ pub fn base_config(remote: Option<IpAddr>) -> tcp::Config {
     if let Some(runtime) = RUNTIME.get() {
         config.mss_local = runtime.place.mss(remote);
     }
+    if let Some(settings) = &super::policy::get().config {
+        config.congestion = settings.congestion;
+        if remote.is_some_and(|remote| settings.is_in_data_centre(remote)) {
+            config = config.for_data_centre();
+        }
+    }
     config
 }
 

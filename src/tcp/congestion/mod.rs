@@ -314,7 +314,6 @@ impl Controller {
 
     /// The peer says that the network has marked our packets. To be called once per round trip
     /// (RFC 3168 §6.1.2); `flight` bytes are outstanding.
-    #[allow(dead_code, reason = "ECN-Echo is not acted upon yet")]
     pub(crate) fn on_ecn(&mut self, flight: u32) {
         let ssthresh = self.kind.algorithm().on_ecn(&self.window, flight);
         self.window.ssthresh = ssthresh.max(self.window.floor());

@@ -95,3 +95,141 @@ fn a_recovery_that_ends_after_the_mss_rose_leaves_room_for_a_segment() {
         c.cwnd()
     );
 }
+
+fn round(c: &mut Controller, now: &mut Instant, sent: &mut SeqNum, ack: Ack) {
+    let window = c.cwnd();
+    c.on_transmitted(window, true, true);
+    *now += Duration::from_millis(10);
+    *sent += window;
+    let ack = Ack {
+        bytes: window,
+        una: *sent,
+        nxt: *sent + window,
+        rtt: Some(Duration::from_millis(10)),
+        srtt: Some(Duration::from_millis(10)),
+        min_rtt: Some(Duration::from_millis(10)),
+        now: *now,
+        ..ack
+    };
+    c.observe(&ack);
+    c.on_ack(&ack);
+}
+
+/// Leaves slow start at `cwnd`.
+fn in_avoidance(control: CongestionControl, cwnd: u32) -> Controller {
+    let mut c = Controller::new(control, 1000, false);
+    c.window.cwnd = cwnd;
+    c.window.ssthresh = cwnd;
+    c
+}
+
+#[test]
+fn dctcp_falls_by_half_of_what_was_marked() {
+    let mut c = in_avoidance(CongestionControl::Dctcp, 100_000);
+    let (mut now, mut sent) = (Instant::ZERO, SeqNum::new(0));
+    for _ in 0..200 {
+        round(&mut c, &mut now, &mut sent, Ack::default());
+    }
+    c.window.cwnd = 100_000;
+    c.on_ecn(100_000);
+    assert_eq!(c.cwnd(), 100_000, "nothing was marked");
+    for _ in 0..200 {
+        let marked = Ack {
+            ece: true,
+            ..Ack::default()
+        };
+        round(&mut c, &mut now, &mut sent, marked);
+    }
+    c.window.cwnd = 100_000;
+    c.on_ecn(100_000);
+    assert!(
+        (50_000..=52_000).contains(&c.cwnd()),
+        "all of it: {}",
+        c.cwnd()
+    );
+    c.window.cwnd = 100_000;
+    c.enter_sack_recovery(100_000);
+    assert_eq!(c.ssthresh(), 50_000, "a loss is a loss");
+}
+
+#[test]
+fn cubic_falls_by_three_tenths() {
+    let mut c = in_avoidance(CongestionControl::Cubic, 1_000_000);
+    c.enter_sack_recovery(1_000_000);
+    assert_eq!(c.ssthresh(), 700_000);
+    c.exit_sack_recovery();
+    assert_eq!(c.cwnd(), 700_000);
+}
+
+#[test]
+fn cubic_leaves_slow_start_when_round_trips_grow() {
+    let mut c = Controller::new(CongestionControl::Cubic, 1000, false);
+    let mut sent = SeqNum::new(0);
+    for i in 0..30u64 {
+        let window = c.cwnd();
+        c.on_transmitted(window, true, true);
+        for _ in 0..10 {
+            sent += window / 10;
+            let rtt = Duration::from_millis(20 + 5 * i);
+            let ack = Ack {
+                bytes: window / 10,
+                una: sent,
+                nxt: sent + window,
+                rtt: Some(rtt),
+                srtt: Some(rtt),
+                now: Instant::from_nanos(i * 20_000_000),
+                ..Ack::default()
+            };
+            c.observe(&ack);
+            c.on_ack(&ack);
+        }
+        if c.ssthresh() < u32::MAX {
+            return;
+        }
+    }
+    panic!("still in slow start at {}", c.cwnd());
+}
+
+#[test]
+fn hpcc_follows_the_busiest_hop_and_without_one_is_newreno() {
+    let mut c = in_avoidance(CongestionControl::Hpcc, 100_000);
+    let (mut now, mut sent) = (Instant::ZERO, SeqNum::new(0));
+    let load = |percent: u32| Ack {
+        utilisation: u16::try_from(UTILISATION_ONE * percent / 100).ok(),
+        ..Ack::default()
+    };
+    for _ in 0..3 {
+        round(&mut c, &mut now, &mut sent, load(190));
+    }
+    assert!(c.cwnd() < 60_000, "twice too much: {}", c.cwnd());
+    c.window.cwnd = 50_000;
+    let before = c.cwnd();
+    for _ in 0..10 {
+        round(&mut c, &mut now, &mut sent, load(95));
+    }
+    let steady = c.cwnd();
+    for _ in 0..12 {
+        round(&mut c, &mut now, &mut sent, load(30));
+    }
+    assert!(
+        c.cwnd() > steady + before / 2,
+        "room: {steady} to {}",
+        c.cwnd()
+    );
+    // The path falls silent.
+    for _ in 0..4 {
+        round(&mut c, &mut now, &mut sent, Ack::default());
+    }
+    let before = c.cwnd();
+    round(&mut c, &mut now, &mut sent, Ack::default());
+    assert_eq!(c.cwnd(), before + 1000, "a segment per round trip");
+}
+
+#[test]
+fn the_name_finds_the_control() {
+    for control in CongestionControl::ALL {
+        assert_eq!(CongestionControl::from_name(control.name()), Some(control));
+        assert_eq!(Controller::new(control, 1000, false).control(), control);
+    }
+    assert_eq!(CongestionControl::from_name("bbr"), None);
+}

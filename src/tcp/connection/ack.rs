@@ -10,7 +10,7 @@ use super::super::scoreboard::{self, Fate};
 use super::super::timers::Timer;
 use super::{Connection, Flags};
 use crate::time::{Duration, Instant};
-use crate::wire::TcpHeader;
+use crate::wire::{TcpFlags, TcpHeader};
 
 /// A TSecr further back than this is no echo of ours.
 const ECHO_AGE_MAX_MS: u32 = 1 << 30;
@@ -183,14 +183,14 @@ impl<P: Payload> Connection<P> {
     pub(super) fn ack_for_congestion(
         &self,
         now: Instant,
-        _h: &TcpHeader,
+        h: &TcpHeader,
         news: &News,
         after_timeout: bool,
     ) -> Ack {
         Ack {
             bytes: news.acked,
             after_timeout,
-            ece: false,
+            ece: self.ecn.agreed && h.flags.contains(TcpFlags::ECE),
             una: self.tx.una,
             nxt: self.tx.nxt,
             rtt: news.newest.map(|sent_at| now.saturating_since(sent_at)),

@@ -378,6 +378,7 @@ impl<P: Payload> Connection<P> {
             rcv_wscale: scaling.then_some(self.rx.shift),
             sack: self.flags.contains(Flags::SACK),
             timestamps: self.flags.contains(Flags::TIMESTAMPS),
+            ecn: self.ecn.agreed,
             counters: self.counters,
         }
     }

@@ -53,6 +53,7 @@ impl<P: Payload> Connection<P> {
             && (h.ack == self.tx.una && seg.payload_len > 0
                 || h.ack.after(self.tx.una) && h.ack.before_eq(self.tx.nxt))
             && seg.ecn != Ecn::Ce
+            && !self.ecn.echo
             && !self.flags.contains(Flags::ORPHAN)
     }
 
@@ -144,8 +145,20 @@ impl<P: Payload> Connection<P> {
         }
         // Sixth: the urgent pointer is not used for anything; urgent bytes are delivered in
         // band, as RFC 6093 §6 recommends.
+        if seg.payload_len > 0 && self.ecn.agreed {
+            self.take_marks(seg);
+        }
         if seg.payload_len > 0 || h.flags.contains(TcpFlags::FIN) {
             self.on_text(now, h.seq, seg);
+        }
+    }
+
+    /// The congestion bits of a segment with data.
+    fn take_marks(&mut self, seg: &SegmentIn<'_, P>) {
+        let cwr = seg.header.flags.contains(TcpFlags::CWR);
+        let each = self.uses_dctcp();
+        if self.ecn.on_data(seg.ecn == Ecn::Ce, cwr, each) {
+            self.flags |= Flags::ACK_NOW;
         }
     }
 

@@ -10,7 +10,7 @@ use super::super::scoreboard::{DUP_THRESH, Fate};
 use super::ack::News;
 use super::{Connection, Flags};
 use crate::time::{Duration, Instant};
-use crate::wire::{SackBlock, TcpHeader};
+use crate::wire::{SackBlock, TcpFlags, TcpHeader};
 
 impl<P: Payload> Connection<P> {
     /// The peer reports that it got `report` twice (RFC 2883).
@@ -39,6 +39,13 @@ impl<P: Payload> Connection<P> {
             let after_timeout = self.recovery.phase == Phase::Timeout;
             let ack = self.ack_for_congestion(now, h, news, after_timeout);
             self.congestion.observe(&ack);
+        }
+        if self.ecn.agreed && h.flags.contains(TcpFlags::ECE) {
+            let repairing = self.recovery.phase != Phase::Open;
+            if self.ecn.on_echo(self.tx.una, self.tx.nxt, repairing) {
+                self.counters.ecn_reductions += 1;
+                self.congestion.on_ecn(self.tx.flight());
+            }
         }
         if self.is_spurious(h, news) {
             self.undo_recovery();

@@ -25,6 +25,7 @@ use bitflags::bitflags;
 use super::challenge::ChallengeLimit;
 use super::config::{Ports, SharedConfig};
 use super::congestion::Controller;
+use super::ecn::EcnState;
 use super::info::Counters;
 use super::payload::Payload;
 use super::rack::Rack;
@@ -169,6 +170,7 @@ pub struct Connection<P> {
     rtt: RttEstimator,
     scoreboard: Scoreboard,
     rack: Rack,
+    ecn: EcnState,
     counters: Counters,
     ports: Ports,
     iss: SeqNum,
@@ -302,6 +304,7 @@ impl<P: Payload> Connection<P> {
             rtt: RttEstimator::new(&cfg),
             scoreboard: Scoreboard::new(),
             rack: Rack::new(iss),
+            ecn: EcnState::new(iss),
             counters: Counters::default(),
             ports,
             iss,

@@ -1,6 +1,8 @@
 //! The handshake: options offered and agreed, and segments in SYN-SENT and SYN-RECEIVED.
 #![forbid(unsafe_code)]
 
+use super::super::congestion::CongestionControl;
+use super::super::ecn::EcnUse;
 use super::super::payload::Payload;
 use super::super::receiver::WINDOW_SHIFT_MAX;
 use super::super::segment::{Disposition, SegmentIn};
@@ -68,6 +70,8 @@ impl<P: Payload> Connection<P> {
         let mss = offered.mss.unwrap_or(self.config.mss_default);
         self.mss_peer = mss.max(self.config.mss_min);
         self.flags |= Flags::PASSIVE_OPTIONS;
+        let allowed = self.config.ecn != EcnUse::Off || self.uses_dctcp();
+        self.ecn.negotiate(syn.flags, allowed);
         match offered.window_scale.filter(|_| self.config.window_scale) {
             Some(shift) => {
                 //= RFC 7323 §2.3
@@ -248,6 +252,15 @@ impl<P: Payload> Connection<P> {
             flags: TcpFlags::RST,
             ..TcpHeader::default()
         }
+    }
+
+    pub(super) fn uses_dctcp(&self) -> bool {
+        self.config.congestion == CongestionControl::Dctcp
+    }
+
+    /// Whether our SYN asks for ECN.
+    pub(super) fn wants_ecn(&self) -> bool {
+        self.config.ecn == EcnUse::Request || self.uses_dctcp()
     }
 
     /// Whether our SYN is still unanswered.

@@ -381,12 +381,25 @@ impl<P: Payload> Connection<P> {
             self.ack.quick = 0;
         }
         self.last_out_at = now;
+        let mut ecn = Ecn::NotEct;
+        //= RFC 3168 §6.1.5
+        //# "ECN-capable TCP implementations MUST NOT set either ECT codepoint (ECT(0) or ECT(1))
+        //#  in the IP header for retransmitted data packets"
+        if self.ecn.agreed && len > 0 && !retransmission {
+            ecn = Ecn::Ect0;
+            //= RFC 3168 §6.1.2
+            //# "sets the CWR flag in the TCP header of the first new data packet sent after the
+            //#  window reduction"
+            if core::mem::take(&mut self.ecn.cwr) {
+                flags |= TcpFlags::CWR;
+            }
+        }
         let header = self.header(now, seq, flags);
         SegmentOut {
             header,
             payload,
             payload_len: len,
-            ecn: Ecn::NotEct,
+            ecn,
             retransmission,
         }
     }
@@ -407,6 +420,10 @@ impl<P: Payload> Connection<P> {
     fn header(&mut self, now: Instant, seq: SeqNum, flags: TcpFlags) -> TcpHeader {
         self.flags -= Flags::ACK_NOW;
         self.timers.disarm(Timer::DelayedAck);
+        let flags = match self.ecn.echo {
+            true => flags | TcpFlags::ECE,
+            false => flags,
+        };
         let mut options = TcpOptions::default();
         if self.flags.contains(Flags::TIMESTAMPS) {
             //= RFC 7323 §3.2
@@ -465,6 +482,9 @@ impl<P: Payload> Connection<P> {
 
     fn emit_syn(&mut self, now: Instant) -> TcpHeader {
         self.flags -= Flags::SYN_PENDING;
+        let (answering, again) = (self.state == State::SynReceived, self.tx.nxt != self.iss);
+        let wanted = self.wants_ecn();
+        let bits = self.ecn.syn_bits(answering, wanted, again);
         if self.tx.nxt != self.iss {
             self.flags |= Flags::SYN_RESENT;
             self.recovery.resent_at = now;
@@ -486,7 +506,7 @@ impl<P: Payload> Connection<P> {
             dst_port: self.ports.remote,
             seq: self.iss,
             ack,
-            flags,
+            flags: flags | bits,
             window: self.rx.advertise_unscaled(),
             urgent: 0,
             options: self.syn_options(now),

@@ -2,6 +2,7 @@
 
 mod closing;
 mod data;
+mod ecn;
 mod handshake;
 mod hostile;
 mod loss;

@@ -51,6 +51,8 @@ pub(super) struct Script {
     pub(super) disposition: Disposition,
     iss: u32,
     peer_iss: u32,
+    /// The congestion bits of what is injected.
+    pub(super) ecn: Ecn,
     /// Position in the test pattern of the next byte written and of the next byte received.
     written: usize,
     read: usize,
@@ -69,6 +71,7 @@ impl Script {
             disposition: Disposition::Continue,
             iss: ISS,
             peer_iss: PEER_ISS,
+            ecn: Ecn::NotEct,
             written: 0,
             read: 0,
         }
@@ -168,7 +171,7 @@ impl Script {
                 let offset = header.seq.distance_from(SeqNum::new(self.peer_iss) + 1);
                 payload.push(Bytes::new(&pattern(offset as usize, len as usize)));
             }
-            let ecn = Ecn::NotEct;
+            let ecn = self.ecn;
             let payload = &mut payload;
             let seg = SegmentIn {
                 header: &header,
@@ -217,6 +220,11 @@ impl Script {
             "wrong bytes in {}",
             self.show(out)
         );
+    }
+
+    /// SND.NXT, relative to the initial sequence number.
+    pub(super) fn sent_until(&self) -> u32 {
+        self.c.tx.nxt.distance_from(SeqNum::new(self.iss))
     }
 
     /// No segment is waiting.
@@ -323,6 +331,8 @@ fn show(out: &SegmentOut<Bytes>, iss: u32, peer_iss: u32) -> String {
         (TcpFlags::FIN, 'F'),
         (TcpFlags::RST, 'R'),
         (TcpFlags::PSH, 'P'),
+        (TcpFlags::ECE, 'E'),
+        (TcpFlags::CWR, 'W'),
     ] {
         if h.flags.contains(flag) {
             s.push(c);
@@ -380,6 +390,8 @@ fn parse(text: &str, iss: u32, peer_iss: u32) -> (TcpHeader, u32) {
             'F' => TcpFlags::FIN,
             'R' => TcpFlags::RST,
             'P' => TcpFlags::PSH,
+            'E' => TcpFlags::ECE,
+            'W' => TcpFlags::CWR,
             '.' => TcpFlags::ACK,
             'U' => TcpFlags::URG,
             _ => TcpFlags::empty(),
