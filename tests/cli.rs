@@ -127,7 +127,10 @@ fn a_mistake_is_one_line_and_the_program_still_runs() {
     for (options, message) in [
         (vec![], "no link is named"),
         (vec!["--dev", "eth0"], "LUNA_DEV: `eth0` is not valid"),
-        (vec!["--dev", "pci:3b:00.1"], "no driver for pci"),
+        (
+            vec!["--dev", "pci:3b:00.1,kernel=eth0"],
+            "no driver for pci",
+        ),
         (vec!["--dev", "xdp:nosuchif0"], "nosuchif0"),
         (
             vec!["--dev", "xdp:lo", "--listen", "80,x"],

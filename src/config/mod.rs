@@ -132,7 +132,8 @@ impl Config {
 
     /// Whether a peer is in one of [`data_centre`](Self::data_centre)'s networks.
     pub fn is_in_data_centre(&self, peer: IpAddr) -> bool {
-        self.data_centre.matches(SocketAddr::new(peer, 0))
+        // Networks without ports stand for all that exist, and no connection has port 0.
+        self.data_centre.matches(SocketAddr::new(peer, 1))
     }
 
     /// What this process's environment asks for; `None` if it does not ask for luna. Starts
