@@ -189,14 +189,7 @@ fn build(values: &Values, path: Option<&Path>) -> Result<Option<Config>, ConfigE
             .parse()
             .map_err(|_| found.wrong("off, error, warn, info, debug or trace"))?;
     }
-    if let Some(found) = values.get("congestion") {
-        config.congestion = CongestionControl::from_name(found.text.trim())
-            .ok_or_else(|| found.wrong("reno, cubic, dctcp or hpcc"))?;
-    }
-    if let Some(found) = values.get("datacenter") {
-        config.data_centre = ConnectRules::parse("LUNA_DATACENTER", &found.text)
-            .map_err(|e| found.range_error(&e))?;
-    }
+    set_protocol(values, &mut config)?;
     set_flag(values, "busy", &mut config.busy)?;
     set_flag(values, "strict", &mut config.strict)?;
     set_flag(values, "hairpin", &mut config.hairpin)?;
@@ -210,6 +203,19 @@ fn build(values: &Values, path: Option<&Path>) -> Result<Option<Config>, ConfigE
         }
     }
     Ok(Some(config))
+}
+
+/// What TCP itself is told.
+fn set_protocol(values: &Values, config: &mut Config) -> Result<(), ConfigError> {
+    if let Some(found) = values.get("congestion") {
+        config.congestion = CongestionControl::from_name(found.text.trim())
+            .ok_or_else(|| found.wrong("reno, cubic, dctcp or hpcc"))?;
+    }
+    if let Some(found) = values.get("datacenter") {
+        config.data_centre = ConnectRules::parse("LUNA_DATACENTER", &found.text)
+            .map_err(|e| found.range_error(&e))?;
+    }
+    Ok(())
 }
 
 fn set_names(values: &Values, key: &str, place: &mut Vec<String>) {
