@@ -46,7 +46,7 @@ pub fn forks_workers() -> bool {
 fn is_named(names: impl Fn(&Config) -> &Vec<String>) -> bool {
     get().config.as_ref().is_some_and(|config| {
         let own = program_name();
-        names(config).iter().any(|name| *name == own)
+        names(config).contains(&own)
     })
 }
 

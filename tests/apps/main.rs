@@ -9,7 +9,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a helper that fails is the test failing"
+    clippy::disallowed_methods,
+    reason = "a helper that fails is the test failing, and tests go by the wall clock"
 )]
 
 #[path = "../common/mod.rs"]

@@ -11,7 +11,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that can't go on fails"
+    clippy::disallowed_methods,
+    reason = "a test that can't go on fails; the kernel's half runs in real time"
 )]
 
 #[path = "../common/mod.rs"]
