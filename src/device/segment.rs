@@ -12,12 +12,14 @@ use crate::wire::ip::PROTOCOL_TCP;
 const ETHERNET_BYTES: usize = 14;
 const IPV4_BYTES: usize = 20;
 const IPV6_BYTES: usize = 40;
+/// Where a TCP header has its checksum.
+pub(super) const TCP_CHECKSUM_AT: usize = 16;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// Where TCP begins in a header of ours: no tag, no IP options.
-fn tcp_at(header: &[u8]) -> usize {
+pub(super) fn tcp_at(header: &[u8]) -> usize {
     let is_v4 = header
         .get(ETHERNET_BYTES)
         .is_some_and(|byte| byte >> 4 == 4);
@@ -32,7 +34,7 @@ pub(super) fn complete_checksum(frame: &mut TxFrame) {
     for piece in &frame.payload {
         sum.add(piece.as_bytes());
     }
-    put(frame, at + 16, &sum.finish().to_be_bytes());
+    put(frame, at + TCP_CHECKSUM_AT, &sum.finish().to_be_bytes());
     frame.checksum_offload = false;
 }
 
@@ -67,7 +69,7 @@ pub(super) fn cut(frame: &TxFrame, from: usize) -> Option<(TxFrame, usize)> {
         *flags &= if from > 0 { !CWR } else { !0 };
         *flags &= if to < total { !(FIN | PSH) } else { !0 };
     }
-    put(&mut part, at + 16, &sum.folded().to_be_bytes());
+    put(&mut part, at + TCP_CHECKSUM_AT, &sum.folded().to_be_bytes());
     complete_checksum(&mut part);
     Some((part, to))
 }

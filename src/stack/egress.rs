@@ -6,12 +6,12 @@ use core::net::IpAddr;
 use super::counters::Drop;
 use super::link::Hop;
 use super::shard::{Mark, Shard};
+use super::template::Template;
 use crate::control::RouteError;
-use crate::device::Pieces;
 use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
-use crate::tcp::State;
+use crate::tcp::{SegmentOut, State};
 use crate::time::Instant;
-use crate::wire::{Ecn, TcpHeader};
+use crate::zbuf::Slice;
 
 impl Shard {
     /// Polls every connection that may have something to send and hands the frames to the
@@ -80,11 +80,12 @@ impl Shard {
             let hop = self.link.hop(now, ends.0, ends.1, &mut slot.hop);
             let obstacle = match hop {
                 Hop::Ready(template) => {
-                    self.stats.segments_out += 1;
+                    self.stats.segments_out += u64::from(segment.segments());
                     self.stats.retransmits += u64::from(segment.retransmission);
                     let offload = self.capabilities.tx_checksum;
+                    let cut = segment.segment_bytes;
                     let (header, payload) = (&segment.header, segment.payload);
-                    let frame = template.frame(header, payload, segment.ecn, offload);
+                    let frame = template.frame(header, payload, segment.ecn, offload, cut);
                     self.tx.push_back(frame);
                     continue;
                 }
@@ -101,16 +102,9 @@ impl Shard {
                 return;
             }
             let hop = hop.clone();
-            self.stats.segments_out += 1;
+            self.stats.segments_out += u64::from(segment.segments());
             self.stats.retransmits += u64::from(segment.retransmission);
-            self.send_frame(
-                now,
-                ends,
-                &hop,
-                &segment.header,
-                segment.payload,
-                segment.ecn,
-            );
+            self.send_frame(now, ends, &hop, segment);
         }
         self.mark_dirty(index);
     }
@@ -121,19 +115,16 @@ impl Shard {
         now: Instant,
         ends: (IpAddr, IpAddr),
         hop: &Hop,
-        header: &TcpHeader,
-        payload: Pieces,
-        ecn: Ecn,
+        segment: SegmentOut<Slice>,
     ) {
         let offload = self.capabilities.tx_checksum;
+        let (header, payload) = (&segment.header, segment.payload);
+        let frame =
+            |of: &Template| of.frame(header, payload, segment.ecn, offload, segment.segment_bytes);
         match hop {
-            Hop::Ready(template) => {
-                self.tx
-                    .push_back(template.frame(header, payload, ecn, offload));
-            }
+            Hop::Ready(template) => self.tx.push_back(frame(template)),
             Hop::Unresolved(ip) => {
-                let template = self.link.blank_template(ends.0, ends.1);
-                let frame = template.frame(header, payload, ecn, offload);
+                let frame = frame(&self.link.blank_template(ends.0, ends.1));
                 self.link.wait_for_neighbour(now, *ip, frame);
             }
             Hop::Unreachable(_) => self.stats.count_drop(Drop::NoRoute),

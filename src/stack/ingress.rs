@@ -7,7 +7,7 @@ use super::counters::Drop;
 use super::flow_table::{Flow, FlowKey};
 use super::shard::Shard;
 use crate::device::{FramePart, Pieces, RxFrame};
-use crate::tcp::{self, Disposition, SegmentIn};
+use crate::tcp::{self, Disposition, SegmentIn, SegmentOut};
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::PROTOCOL_TCP;
@@ -258,14 +258,8 @@ impl Shard {
             .link
             .hop(now, local.ip(), remote.ip(), &mut cache)
             .clone();
-        self.send_frame(
-            now,
-            (local.ip(), remote.ip()),
-            &hop,
-            header,
-            Pieces::new(),
-            Ecn::NotEct,
-        );
+        let bare = SegmentOut::without_data(header.clone());
+        self.send_frame(now, (local.ip(), remote.ip()), &hop, bare);
     }
 }
 

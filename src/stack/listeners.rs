@@ -11,12 +11,11 @@ use super::ingress::{Arrived, default_mss};
 use super::link::HopCache;
 use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
-use crate::device::Pieces;
 use crate::tcp::listener::{HandshakeDone, ListenDisposition, ListenDrop};
 use crate::tcp::time_wait::TimeWaitDecision;
 use crate::tcp::{Config, Connection, Ports, SharedConfig, cookie, listener};
 use crate::time::Instant;
-use crate::wire::{Ecn, SeqNum};
+use crate::wire::SeqNum;
 use crate::zbuf::Slice;
 
 /// No listener.
@@ -328,7 +327,7 @@ impl Shard {
                 .hop(now, local.ip(), remote.ip(), &mut cache)
                 .clone();
             let ends = (local.ip(), remote.ip());
-            self.send_frame(now, ends, &hop, &syn_ack.header, Pieces::new(), Ecn::NotEct);
+            self.send_frame(now, ends, &hop, syn_ack);
         }
     }
 
@@ -392,6 +391,7 @@ impl Shard {
         let mss = mtu.saturating_sub(headers).min(u32::from(u16::MAX)) as u16;
         config.mss_local = config.mss_local.min(mss);
         config.mss_default = default_mss(local);
+        config.tso_bytes_max = self.capabilities.tso_bytes_max as u32;
         config.seed = self.seed;
         config.sanitize();
         self.configs.share(config)

@@ -102,6 +102,7 @@ impl Shard {
             return Err(SendError::WouldBlock);
         }
         let segment = slot.conn.mss() as usize;
+        let link_cuts = self.capabilities.tso_bytes_max > segment;
         let mut sent = 0;
         'bufs: for buf in bufs {
             let mut rest: &[u8] = buf;
@@ -112,12 +113,15 @@ impl Shard {
                 let offer = rest.get(..room.min(rest.len())).unwrap_or(rest);
                 let mut taken = fill_tail(&mut slot.conn, offer, segment, more);
                 if taken == 0 {
-                    let bytes = segment.min(offer.len());
-                    let Some(mut piece) =
-                        self.pool.alloc_with_headroom(segment + HEADROOM, HEADROOM)
-                    else {
+                    let (bytes, headroom) = match link_cuts && offer.len() > segment {
+                        true => (long_piece(offer.len()), 0),
+                        false => (segment, HEADROOM),
+                    };
+                    let room = bytes + headroom;
+                    let Some(mut piece) = self.pool.alloc_with_headroom(room, headroom) else {
                         break 'bufs;
                     };
+                    let bytes = bytes.min(offer.len());
                     taken = piece.append(offer.get(..bytes).unwrap_or(offer));
                     if slot.conn.push(piece, more).is_err() {
                         break 'bufs;
@@ -321,6 +325,16 @@ fn fill_tail(conn: &mut Connection<Slice>, bytes: &[u8], segment: usize, more: b
     match bytes.get(..room) {
         Some(part) if worth_it && tail > 0 && room > 0 => conn.append(part, more),
         _ => 0,
+    }
+}
+
+/// How much of so many bytes goes into one object when the link cuts segments: a whole object of
+/// the size that wastes little. No headroom: such links copy.
+const fn long_piece(bytes: usize) -> usize {
+    match bytes {
+        0..=2048 => 2048,
+        2049..=8192 => 4096,
+        _ => 16384,
     }
 }
 

@@ -88,7 +88,8 @@ impl Template {
         }
     }
 
-    /// The frame of one segment. With `offload` the device is to complete the TCP checksum.
+    /// The frame of one segment. With `offload` the device is to complete the TCP checksum; with
+    /// `segment_bytes` that of each segment of so many bytes that it cuts this one into.
     #[inline]
     pub(super) fn frame(
         &self,
@@ -96,14 +97,16 @@ impl Template {
         payload: Pieces,
         ecn: Ecn,
         offload: bool,
+        segment_bytes: u16,
     ) -> TxFrame {
+        let offload = offload || segment_bytes > 0;
         let payload_len: usize = payload.iter().map(|p| p.len()).sum();
         let tcp_len = (header.emitted_len() + payload_len) as u32;
         let mut frame = TxFrame {
             header: ArrayVec::new(),
             payload,
             checksum_offload: offload,
-            segment_bytes: 0,
+            segment_bytes,
         };
         let mut head = self.head;
         let ecn = ecn as u8;
@@ -177,7 +180,7 @@ mod tests {
                 header.options.timestamps = stamped.then_some(Timestamps { value: 1, echo: 2 });
                 let bytes: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
                 let payload: Pieces = [pool.copy_in(&bytes).unwrap()].into_iter().collect();
-                let frame = template.frame(&header, payload, ecn, false);
+                let frame = template.frame(&header, payload, ecn, false, 0);
                 let (ip, ip_len) = if src.is_ipv4() {
                     IpHeader::parse_v4(&frame.header[14..], frame.header.len() - 14 + len)
                 } else {
@@ -194,7 +197,7 @@ mod tests {
                 sum.add(&frame.header[14 + ip_len..]);
                 sum.add(&bytes);
                 assert_eq!(sum.finish(), 0);
-                let offloaded = template.frame(&header, Pieces::new(), ecn, true);
+                let offloaded = template.frame(&header, Pieces::new(), ecn, true, 0);
                 let field = &offloaded.header[14 + ip_len + 16..][..2];
                 if len == 0 {
                     assert_eq!(field, pseudo.to_be_bytes());

@@ -58,6 +58,9 @@ pub struct Config {
     pub mss_default: u16,
     /// The smallest MSS we honour from a peer.
     pub mss_min: u16,
+    /// Most bytes of data in a segment that the link cuts into segments of the MSS (TSO); 0 = the
+    /// link does not cut.
+    pub tso_bytes_max: u32,
     /// Most bytes held for the application and for reassembly together.
     pub rcv_buf_max_bytes: u32,
     /// Most bytes held for the peer, sent or not.
@@ -116,6 +119,7 @@ impl Default for Config {
             mss_local: 1460,
             mss_default: MSS_DEFAULT_V4,
             mss_min: MSS_FLOOR_BYTES,
+            tso_bytes_max: 0,
             rcv_buf_max_bytes: 1 << 20,
             snd_buf_max_bytes: 1 << 20,
             //= RFC 6298 §2.1

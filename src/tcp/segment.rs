@@ -43,10 +43,35 @@ pub struct SegmentOut<P> {
     pub payload: Pieces<P>,
     /// Bytes of data.
     pub payload_len: u32,
+    /// The link is to cut it into segments of so many bytes of data each
+    /// ([`Config::tso_bytes_max`](super::Config::tso_bytes_max)); 0 = it is one segment.
+    pub segment_bytes: u16,
     /// What to write into the IP header's congestion bits.
     pub ecn: Ecn,
     /// Whether any of its sequence space has been sent before.
     pub retransmission: bool,
+}
+
+impl<P> SegmentOut<P> {
+    /// One that carries nothing and is sent for the first time.
+    pub fn without_data(header: TcpHeader) -> Self {
+        Self {
+            header,
+            payload: Pieces::new(),
+            payload_len: 0,
+            segment_bytes: 0,
+            ecn: Ecn::NotEct,
+            retransmission: false,
+        }
+    }
+
+    /// How many segments it is on the wire.
+    pub fn segments(&self) -> u32 {
+        match u32::from(self.segment_bytes) {
+            0 => 1,
+            each => self.payload_len.div_ceil(each),
+        }
+    }
 }
 
 impl<P: Payload> SegmentOut<P> {

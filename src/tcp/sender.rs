@@ -231,6 +231,33 @@ impl<P: Payload> Sender<P> {
         None
     }
 
+    /// How much can go together, and with FIN or not, over a link that cuts it into segments of
+    /// `mss` bytes and takes at most `most`, when a full segment can go: as many full segments as
+    /// there are, and the rest behind them if it would go by itself. Never less than the one.
+    pub(crate) fn lengthen(
+        &self,
+        mss: u32,
+        allowed: u32,
+        most: u32,
+        manners: Manners,
+    ) -> (u32, bool) {
+        let unsent = self.unsent();
+        let window = self.window_left();
+        let room = window.min(allowed).min(most).max(mss);
+        let full = unsent.min(room) / mss * mss;
+        let rest = unsent - full;
+        // In front of the rest goes a full segment, so Minshall's question is whether there is
+        // a small one as well.
+        let held = manners.cork
+            || self.more
+            || !manners.nodelay && self.flight() > 0 && self.small.after(self.una);
+        let goes = rest == 0 || rest < mss && unsent <= room && (self.fin || !held);
+        if !goes {
+            return (full, false);
+        }
+        (unsent, self.fin && window > unsent)
+    }
+
     /// `len` bytes (and `fin`) from SND.NXT on have been sent; `full`: as many as fit.
     pub(crate) fn on_sent(&mut self, len: u32, fin: bool, full: bool) {
         self.nxt = self.nxt + len + u32::from(fin);

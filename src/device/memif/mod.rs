@@ -26,7 +26,7 @@ use arrayvec::ArrayVec;
 
 use super::segment::{complete_checksum, cut};
 use super::{Capabilities, Device, DeviceStats, FramePart, OpenError, Pieces, RxFrame, TxFrame};
-use crate::zbuf::Pool;
+use crate::zbuf::{Pool, Slice};
 use channel::{Channel, Link, Outcome};
 pub use fd::close_inherited;
 use ring::{Broken, Descriptor};
@@ -91,6 +91,9 @@ impl MemifConfig {
 const LONG_FRAME_BYTES_MAX: usize = 65_535 + ETHERNET_BYTES;
 /// The longest TCP segment that the stack may hand us; the headers must have room, too.
 const TSO_BYTES_MAX: usize = 65_000;
+
+/// Received frames up to this length go into objects of 4 KiB, longer ones into larger ones.
+const LONG_BYTES: usize = 3 * 4096;
 
 /// Most descriptors of one received frame: 64 KiB in the smallest buffers, and then some.
 const PARTS_MAX: usize = 48;
@@ -264,7 +267,7 @@ fn recycle(link: &Link, first: u16, parts: &[Descriptor]) {
     }
 }
 
-/// A frame's bytes in one object; `None` without memory.
+/// A frame's bytes in as few objects as waste little; `None` without memory.
 #[inline]
 fn copy_out(
     link: &Link,
@@ -272,6 +275,53 @@ fn copy_out(
     parts: &[Descriptor],
     bytes: usize,
 ) -> Result<Option<RxFrame>, Broken> {
+    let mut pieces = Pieces::new();
+    let (mut rest, mut left) = (parts, bytes);
+    while left > 0 {
+        let (taken, len) = one_piece(rest, left, bytes, pieces.remaining_capacity());
+        let Some((now, later)) = rest.split_at_checked(taken) else {
+            break;
+        };
+        let Some(piece) = copy_piece(link, pool, now, len)? else {
+            return Ok(None);
+        };
+        pieces.push(piece);
+        rest = later;
+        left -= len;
+    }
+    Ok(Some(RxFrame {
+        pieces,
+        checksum_ok: link.is_luna,
+        part: FramePart::Whole,
+    }))
+}
+
+/// How many of `parts`, which have `left` bytes, go into the next object, and their bytes.
+#[inline]
+fn one_piece(parts: &[Descriptor], left: usize, all: usize, pieces_left: usize) -> (usize, usize) {
+    let object = if all <= LONG_BYTES { 4096 } else { 16384 };
+    if left <= object || pieces_left <= 1 {
+        return (parts.len(), left);
+    }
+    let (mut taken, mut len) = (0, 0);
+    for part in parts {
+        let longer = len + part.len as usize;
+        if len > 0 && longer > object {
+            break;
+        }
+        (taken, len) = (taken + 1, longer);
+    }
+    (taken, len)
+}
+
+/// The bytes of `parts`, `bytes` of them, in one object.
+#[inline]
+fn copy_piece(
+    link: &Link,
+    pool: &mut Pool,
+    parts: &[Descriptor],
+    bytes: usize,
+) -> Result<Option<Slice>, Broken> {
     let Some(object) = pool.alloc(bytes) else {
         return Ok(None);
     };
@@ -298,16 +348,7 @@ fn copy_out(
         return Err(Broken);
     }
     // SAFETY: the reference that `into_umem` gave; nobody writes to the object any more.
-    let Some(slice) = (unsafe { pool.slice_from_received(offset, bytes) }) else {
-        return Ok(None);
-    };
-    let mut pieces = Pieces::new();
-    pieces.push(slice);
-    Ok(Some(RxFrame {
-        pieces,
-        checksum_ok: link.is_luna,
-        part: FramePart::Whole,
-    }))
+    Ok(unsafe { pool.slice_from_received(offset, bytes) })
 }
 
 /// Writes a frame into the ring, without showing it.

@@ -15,6 +15,7 @@
 
 mod ethtool;
 pub mod interface;
+mod long;
 mod ring;
 mod socket;
 mod transmit;
@@ -29,12 +30,15 @@ use super::{
     Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, FramePart, OpenError, Pieces, RxFrame,
     TxFrame,
 };
-use crate::zbuf::Pool;
+use crate::zbuf::{Pool, Slice};
 use interface::Interface;
 pub use socket::{Binding, clear_stock, is_unsupported, stock, stocked};
 use socket::{Kicked, Socket};
 use transmit::DESCRIPTORS_MAX;
 use umem::{ReceiveBook, TransmitBook};
+
+use super::segment::cut;
+use long::{LongFrames, PAYLOAD_BYTES_MAX, Sent};
 
 /// The kernel leaves this much in front of each received frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM_BYTES: usize = 256;
@@ -116,6 +120,12 @@ pub struct XdpQueue {
     /// The most that `posted` may hold: then there is always room for completions.
     posted_max: usize,
     partial: Partial,
+    /// It has a way for frames that the kernel is to cut.
+    takes_long: bool,
+    /// The kernel could not take a long frame now.
+    long_waits: bool,
+    /// How much of the first waiting long frame's payload has gone, cut here.
+    cut_at: usize,
     /// Descriptors are in the ring that the kernel has not been shown.
     unsubmitted: bool,
     link: Kicked,
@@ -166,6 +176,9 @@ impl XdpQueue {
             posted: TransmitBook::new(config.completion_entries() as usize),
             posted_max: config.completion_entries() as usize,
             partial: Partial::default(),
+            takes_long: false,
+            long_waits: false,
+            cut_at: 0,
             unsubmitted: false,
             link: Kicked::Done,
             stats: DeviceStats::default(),
@@ -189,6 +202,13 @@ impl XdpQueue {
         let one_chunk = self.chunk_bytes - HEADROOM_BYTES;
         self.binding = socket.bind(interface, self.queue, frame <= one_chunk, config)?;
         self.prefer_gather = self.binding.zero_copy || config.force_gather;
+        if let Some(socket) = &mut self.socket {
+            // Of several queues, the packet socket would choose another than ours; and a driver
+            // that reads our memory needs no copy.
+            let worth_it = !self.binding.zero_copy && interface.receive_queues() == 1;
+            socket.long = socket.long.take().filter(|_| worth_it);
+            self.takes_long = socket.long.is_some();
+        }
         let frame_without_tag = frame - VLAN_TAG_BYTES;
         self.frame_bytes_max = if self.binding.segments_max > 1 {
             let pieces = FRAME_PIECES_MAX.min(self.binding.segments_max as usize);
@@ -212,6 +232,14 @@ impl XdpQueue {
     /// Its socket, for the steering program; `None` once closed.
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Its descriptors besides the one to wait on.
+    pub fn other_fds(&self) -> impl Iterator<Item = RawFd> {
+        let socket = self.socket.as_ref();
+        socket
+            .and_then(|s| s.long.as_ref().map(LongFrames::raw_fd))
+            .into_iter()
     }
 
     /// How many of the pool's objects the kernel has, to receive into and to send from.
@@ -332,6 +360,44 @@ impl XdpQueue {
         self.link = socket.kick_transmit(self.binding.zero_copy, &mut self.stats.doorbells);
     }
 
+    /// Sends a frame that is to be cut, behind all that was posted; false: try again later.
+    fn send_long(&mut self, pool: &mut Pool, frame: &TxFrame) -> bool {
+        if self.unsubmitted || self.link == Kicked::Busy {
+            self.kick();
+        }
+        if self.link == Kicked::Busy {
+            return false;
+        }
+        let Some(socket) = &mut self.socket else {
+            return true;
+        };
+        if let Some(long) = &socket.long {
+            self.stats.doorbells += 1;
+            match long.send(frame) {
+                Sent::Done => {
+                    let payload: usize = frame.payload.iter().map(Slice::len).sum();
+                    self.stats.tx_frames += 1;
+                    self.stats.tx_bytes += (frame.header.len() + payload) as u64;
+                    return true;
+                }
+                Sent::Busy => {
+                    self.long_waits = true;
+                    return false;
+                }
+                // From now on all are cut here.
+                Sent::Refused => socket.long = None,
+            }
+        }
+        while let Some((mut part, next)) = cut(frame, self.cut_at) {
+            if !self.has_room() || !self.post(pool, &mut part) {
+                return false;
+            }
+            self.cut_at = next;
+        }
+        self.cut_at = 0;
+        true
+    }
+
     /// Whether one more frame can be posted, whatever it consists of.
     fn has_room(&mut self) -> bool {
         let Some(socket) = &mut self.socket else {
@@ -347,7 +413,11 @@ impl Device for XdpQueue {
         Capabilities {
             frame_bytes_max: self.frame_bytes_max,
             tx_checksum: false,
-            tso_bytes_max: 0,
+            tso_bytes_max: if self.takes_long {
+                PAYLOAD_BYTES_MAX
+            } else {
+                0
+            },
         }
     }
 
@@ -386,6 +456,7 @@ impl Device for XdpQueue {
     fn tx_burst(&mut self, pool: &mut Pool, frames: &mut VecDeque<TxFrame>) -> usize {
         self.assert_own(pool);
         let mut taken = 0;
+        self.long_waits = false;
         while !frames.is_empty() {
             if !self.has_room() {
                 self.kick();
@@ -397,7 +468,11 @@ impl Device for XdpQueue {
             let Some(frame) = frames.front_mut() else {
                 break;
             };
-            if !self.post(pool, frame) {
+            let taken_whole = match frame.segment_bytes {
+                0 => self.post(pool, frame),
+                _ => self.send_long(pool, frame),
+            };
+            if !taken_whole {
                 break;
             }
             frames.pop_front();
@@ -415,7 +490,7 @@ impl Device for XdpQueue {
     fn arm(&mut self) -> bool {
         // Ask again before sleeping on frames that the link was too busy to take.
         self.kick();
-        if self.link == Kicked::Busy {
+        if self.link == Kicked::Busy || self.long_waits {
             return false;
         }
         let Some(socket) = &mut self.socket else {

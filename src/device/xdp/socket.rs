@@ -18,6 +18,7 @@ use rustix::time::Timespec;
 
 use super::XdpConfig;
 use super::interface::{Interface, open_error};
+use super::long::LongFrames;
 use super::ring::{Consumer, Producer};
 use crate::device::OpenError;
 use crate::sys::ForkMutex;
@@ -42,6 +43,7 @@ const TAKEN_RETRY_PAUSE: Timespec = Timespec {
 #[derive(Debug)]
 struct Stocked {
     fd: OwnedFd,
+    long: Option<LongFrames>,
     start: usize,
     bytes: usize,
     chunk_bytes: usize,
@@ -52,6 +54,7 @@ static STOCK: ForkMutex<Vec<Stocked>> = ForkMutex::new(Vec::new());
 
 /// Makes a socket in advance and registers memory with it, for a process that is about to give up
 /// the privileges which that takes. A queue that is opened later over the same memory uses it.
+/// Returns the numbers of the descriptors.
 ///
 /// # Errors
 ///
@@ -60,16 +63,21 @@ pub fn stock(
     interface: &str,
     umem: (*mut u8, usize),
     chunk_bytes: usize,
-) -> Result<RawFd, OpenError> {
+) -> Result<Vec<RawFd>, OpenError> {
     let fd = registered_socket(interface, umem, chunk_bytes)?;
-    let number = fd.as_raw_fd();
+    let index = rustix::net::netdevice::name_to_index(&fd, interface);
+    let long = index.ok().and_then(LongFrames::open);
+    let numbers = std::iter::once(fd.as_raw_fd())
+        .chain(long.as_ref().map(LongFrames::raw_fd))
+        .collect();
     STOCK.lock().push(Stocked {
         fd,
+        long,
         start: umem.0.addr(),
         bytes: umem.1,
         chunk_bytes,
     });
-    Ok(number)
+    Ok(numbers)
 }
 
 /// How many sockets are in stock.
@@ -82,13 +90,13 @@ pub fn clear_stock() {
     STOCK.lock().clear();
 }
 
-fn from_stock(umem: (*mut u8, usize), chunk_bytes: usize) -> Option<OwnedFd> {
+fn from_stock(umem: (*mut u8, usize), chunk_bytes: usize) -> Option<Stocked> {
     let mut stock = STOCK.lock();
     let wanted = (umem.0.addr(), umem.1, chunk_bytes);
     let at = stock
         .iter()
         .position(|s| (s.start, s.bytes, s.chunk_bytes) == wanted)?;
-    Some(stock.swap_remove(at).fd)
+    Some(stock.swap_remove(at))
 }
 
 fn registered_socket(
@@ -136,6 +144,8 @@ pub(super) struct Socket {
     pub(super) completion: Consumer<u64>,
     pub(super) rx: Consumer<XdpDesc>,
     pub(super) tx: Producer<XdpDesc>,
+    /// For frames that the kernel is to cut.
+    pub(super) long: Option<LongFrames>,
     fd: OwnedFd,
 }
 
@@ -161,14 +171,21 @@ impl Socket {
         let failed = |action: &'static str| {
             move |errno: Errno| open_error(&interface.name, action, errno.into())
         };
-        let fd = match from_stock(umem, chunk_bytes) {
-            Some(fd) => fd,
-            None => registered_socket(&interface.name, umem, chunk_bytes)?,
+        let (fd, long) = match from_stock(umem, chunk_bytes) {
+            Some(stocked) => (stocked.fd, stocked.long),
+            None => (
+                registered_socket(&interface.name, umem, chunk_bytes)?,
+                LongFrames::open(interface.index),
+            ),
         };
-        Self::with_rings(fd, config).map_err(failed("set up the rings of an AF_XDP socket"))
+        Self::with_rings(fd, long, config).map_err(failed("set up the rings of an AF_XDP socket"))
     }
 
-    fn with_rings(fd: OwnedFd, config: &XdpConfig) -> rustix::io::Result<Self> {
+    fn with_rings(
+        fd: OwnedFd,
+        long: Option<LongFrames>,
+        config: &XdpConfig,
+    ) -> rustix::io::Result<Self> {
         set_xdp_umem_fill_ring_size(&fd, config.fill_entries)?;
         set_xdp_umem_completion_ring_size(&fd, config.completion_entries())?;
         set_xdp_rx_ring_size(&fd, config.rx_entries)?;
@@ -185,6 +202,7 @@ impl Socket {
             )?,
             rx: Consumer::of_socket(of, XDP_PGOFF_RX_RING, &at.rx, config.rx_entries)?,
             tx: Producer::of_socket(of, XDP_PGOFF_TX_RING, &at.tx, config.tx_entries)?,
+            long,
             fd,
         })
     }

@@ -20,8 +20,8 @@ impl<P: Payload> Connection<P> {
     /// The next segment to send; call until there is none.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<SegmentOut<P>> {
         let out = self.next_segment(now);
-        if out.is_some() {
-            self.counters.segs_out += 1;
+        if let Some(out) = &out {
+            self.counters.segs_out += u64::from(out.segments());
         }
         out
     }
@@ -160,11 +160,17 @@ impl<P: Payload> Connection<P> {
             cork: self.flags.contains(Flags::CORK),
             flush: self.flags.contains(Flags::FLUSH),
         };
-        let plan = self.tx.plan(mss, window.saturating_sub(in_flight), manners);
+        let allowed = window.saturating_sub(in_flight);
+        let plan = self.tx.plan(mss, allowed, manners);
         match plan {
-            Plan::Send { len, fin } => {
+            Plan::Send { mut len, mut fin } => {
                 if limited {
                     self.recovery.limited_bytes += len;
+                } else if len == mss && !fin && self.recovery.phase == Phase::Open {
+                    let most = self.config.tso_bytes_max;
+                    if most > mss {
+                        (len, fin) = self.tx.lengthen(mss, allowed, most, manners);
+                    }
                 }
                 Some(self.emit_new(now, len, fin, mss))
             }
@@ -293,10 +299,14 @@ impl<P: Payload> Connection<P> {
         if self.tx.flight() == 0 {
             self.progress_at = now;
         }
-        let (payload, taken) = self.tx.queue.gather(start, len);
+        let (mut payload, mut taken) = self.tx.queue.gather(start, len);
         // A segment may have too few pieces for its length: then the rest, and FIN, follow.
+        if taken < len && taken > mss && !taken.is_multiple_of(mss) {
+            (payload, taken) = self.tx.queue.gather(start, taken / mss * mss);
+        }
         let fin = fin && taken == len;
-        self.tx.on_sent(taken, fin, taken == mss || taken < len);
+        let full = taken == mss || taken < len || taken > mss && taken.is_multiple_of(mss);
+        self.tx.on_sent(taken, fin, full);
         self.counters.bytes_out += u64::from(taken);
         //= RFC 6298 §5.1
         //# "Every time a packet containing data is sent (including a retransmission), if the
@@ -312,7 +322,11 @@ impl<P: Payload> Connection<P> {
         if self.recovery.phase != Phase::Open {
             self.on_sent_in_recovery(end.distance_from(start));
         }
-        self.emit_data(now, start, payload, taken, fin, false)
+        let mut out = self.emit_data(now, start, payload, taken, fin, false);
+        if taken > mss {
+            out.segment_bytes = mss as u16;
+        }
+        out
     }
 
     fn on_sent_in_recovery(&mut self, bytes: u32) {
@@ -399,6 +413,7 @@ impl<P: Payload> Connection<P> {
             header,
             payload,
             payload_len: len,
+            segment_bytes: 0,
             ecn,
             retransmission,
         }
@@ -406,13 +421,7 @@ impl<P: Payload> Connection<P> {
 
     fn emit_ack(&mut self, now: Instant, seq: SeqNum) -> SegmentOut<P> {
         self.ack.quick = self.ack.quick.saturating_sub(1);
-        SegmentOut {
-            header: self.header(now, seq, TcpFlags::ACK),
-            payload: Pieces::new(),
-            payload_len: 0,
-            ecn: Ecn::NotEct,
-            retransmission: false,
-        }
+        SegmentOut::without_data(self.header(now, seq, TcpFlags::ACK))
     }
 
     /// A header with an acknowledgment of everything received: after it none is due.
@@ -472,11 +481,8 @@ impl<P: Payload> Connection<P> {
             self.emit_syn(now)
         };
         SegmentOut {
-            header,
-            payload: Pieces::new(),
-            payload_len: 0,
-            ecn: Ecn::NotEct,
             retransmission,
+            ..SegmentOut::without_data(header)
         }
     }
 

@@ -5,6 +5,7 @@ mod data;
 mod ecn;
 mod handshake;
 mod hostile;
+mod long;
 mod loss;
 mod pair;
 mod recovery;

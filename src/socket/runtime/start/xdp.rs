@@ -16,7 +16,9 @@ use super::{go, manner, secret};
 use crate::config::Config;
 use crate::control::{Change, ControlHandle, Link, Mirror};
 use crate::device::Device;
-use crate::device::xdp::{XdpConfig, XdpDevice, clear_stock, rx_object_bytes_for, stock, stocked};
+use crate::device::xdp::{
+    XdpConfig, XdpDevice, XdpQueue, clear_stock, rx_object_bytes_for, stock, stocked,
+};
 use crate::socket::{listener, report};
 use crate::stack::{Shard, ShardParts};
 use crate::sys::{self, ForkMutex, internal};
@@ -168,7 +170,7 @@ pub(super) fn prepare(config: &Config, name: &str) -> Result<(), String> {
     for index in 0..count {
         let region = area.region(index % shards * zones, zones);
         match stock(name, region, chunk) {
-            Ok(fd) => prepared.fds.push(fd),
+            Ok(stocked) => prepared.fds.extend(stocked),
             Err(error) => {
                 clear_stock();
                 return Err(error.to_string());
@@ -214,15 +216,16 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
         Some(prepared) => prepared,
         None => open(name)?,
     };
-    let (lanes, queues, lease) = match assemble(config, link, &control, &ours, &mut prepared) {
-        Ok(parts) => parts,
-        Err(cause) => {
-            if is_in_advance {
-                *PREPARED.lock() = Some(prepared);
+    let (lanes, others, queues, lease) =
+        match assemble(config, link, &control, &ours, &mut prepared) {
+            Ok(parts) => parts,
+            Err(cause) => {
+                if is_in_advance {
+                    *PREPARED.lock() = Some(prepared);
+                }
+                return Err(cause);
             }
-            return Err(cause);
-        }
-    };
+        };
     let Prepared {
         steering, mut fds, ..
     } = prepared;
@@ -230,6 +233,7 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
     fds.extend(queues.fds());
     fds.extend(lease.iter().flat_map(Lease::fds));
     fds.extend(lanes.iter().flat_map(|lane: &Lane<Shard>| lane.fds()));
+    fds.extend(others);
     fds.push(mirror.fd().as_raw_fd());
     for fd in &fds {
         let _ = internal::keep_here(*fd);
@@ -257,17 +261,14 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
 }
 
 /// Takes queues and ports of the link for this process.
-#[allow(
-    clippy::type_complexity,
-    reason = "three things that are taken together"
-)]
+#[allow(clippy::type_complexity, reason = "things that are taken together")]
 fn assemble(
     config: &Config,
     link: &Link,
     control: &Arc<ControlHandle>,
     ours: &[IpAddr],
     prepared: &mut Prepared,
-) -> Result<(Vec<Lane<Shard>>, QueueLease, Option<Lease>), String> {
+) -> Result<(Vec<Lane<Shard>>, Vec<RawFd>, QueueLease, Option<Lease>), String> {
     let name = &link.name;
     let Prepared { steering, area, .. } = prepared;
     steering
@@ -278,9 +279,9 @@ fn assemble(
         Some(area) => Arc::clone(area),
         None => new_area(usize::from(config.shards))?,
     };
-    let lanes = lanes((config, link, &area), control, steering, &queues.queues())?;
+    let (lanes, others) = lanes((config, link, &area), control, steering, &queues.queues())?;
     let lease = lease(config, name, steering, &queues)?;
-    Ok((lanes, queues, lease))
+    Ok((lanes, others, queues, lease))
 }
 
 /// The receive queues that this process takes: at least one for each shard.
@@ -335,13 +336,14 @@ fn owners(name: &str) -> String {
     }
 }
 
-/// The shards, with the process's queues dealt out to them.
+/// The shards, with the process's queues dealt out to them, and descriptors that they have besides
+/// those that they wait on.
 fn lanes(
     (config, link, area): (&Config, &Link, &Arc<Area>),
     control: &Arc<ControlHandle>,
     steering: &mut Steering,
     queues: &[u32],
-) -> Result<Vec<Lane<Shard>>, String> {
+) -> Result<(Vec<Lane<Shard>>, Vec<RawFd>), String> {
     let shards = usize::from(config.shards);
     if area.backing() == Backing::Plain {
         log::info!("packet memory is on ordinary pages: hugepages are faster");
@@ -354,12 +356,14 @@ fn lanes(
         area,
         control,
     };
-    (0..shards)
+    let mut others = Vec::new();
+    let lanes: Result<_, String> = (0..shards)
         .map(|shard| {
             let own = queues.iter().copied().skip(shard).step_by(shards).collect();
-            lane(&parts, own, steering)
+            lane(&parts, own, steering, &mut others)
         })
-        .collect()
+        .collect();
+    Ok((lanes?, others))
 }
 
 /// One shard on some of the interface's queues.
@@ -367,6 +371,7 @@ fn lane(
     parts: &Parts<'_>,
     queues: Vec<u32>,
     steering: &mut Steering,
+    others: &mut Vec<RawFd>,
 ) -> Result<Lane<Shard>, String> {
     let secret = secret()?;
     let cell = ShardCell::try_new(|| {
@@ -382,6 +387,7 @@ fn lane(
                 format!("{}: cannot steer to queue {queue}: {error}", parts.name)
             })?;
         }
+        others.extend(device.queues().iter().flat_map(XdpQueue::other_fds));
         device.flush(&mut pool);
         Ok::<_, String>(Shard::new(ShardParts {
             device: Box::new(device),

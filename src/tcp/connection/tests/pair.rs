@@ -174,6 +174,12 @@ impl World {
     /// No send beyond the window: nothing lies beyond what the peer has ever promised.
     fn check_sent(&mut self, from: usize, segment: &SegmentOut<Bytes>) {
         let h = &segment.header;
+        let mss = self.sides[from].c.info().snd_mss;
+        let each = match segment.segment_bytes {
+            0 => segment.payload_len,
+            each => u32::from(each),
+        };
+        assert!(each <= mss, "{each} bytes in one segment");
         if segment.payload_len > 0
             && let Some(edge) = self.sides[from].edge
         {
@@ -360,10 +366,11 @@ impl World {
 }
 
 fn config() -> impl Strategy<Value = Config> {
-    let flags = proptest::array::uniform5(any::<bool>());
+    let flags = proptest::array::uniform6(any::<bool>());
     let buffers = (1u32..100_000, 1u32..100_000);
     (flags, buffers, 48u16..1500, 0u64..3).prop_map(|(f, (rcv, snd), mss, delack)| Config {
         mss_local: mss,
+        tso_bytes_max: u32::from(f[5]) * 20_000,
         sack: f[0],
         timestamps: f[1],
         window_scale: f[2],
