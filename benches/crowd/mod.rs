@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use luna::control::{ControlHandle, Neighbour, NeighbourState, Tables};
-use luna::device::{Capabilities, Device, DeviceStats, RxFrame, TxFrame};
+use luna::device::{Capabilities, Device, DeviceStats, FramePart, RxFrame, TxFrame};
 use luna::stack::{ConnId, RecvMode, Shard, ShardParts};
 use luna::tcp::Config;
 use luna::time::{Duration, Instant};
@@ -108,6 +108,7 @@ impl Crowd {
                 .into_iter()
                 .collect(),
             checksum_ok: true,
+            part: FramePart::Whole,
         }
     }
 }

@@ -91,7 +91,7 @@ impl Both {
         let client = two.ends[1]
             .connect(two.now, here, there, &config(), 2)
             .expect("connect");
-        two.ends[1].adopt(client, 2);
+        two.ends[1].adopt(client, 2, false);
         let apps = [Echo::new(&mut pool), Echo::new(&mut pool)];
         Self { two, apps }
     }
