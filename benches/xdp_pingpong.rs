@@ -27,7 +27,7 @@ mod bench {
     use std::time::{Duration, Instant};
 
     use arrayvec::ArrayVec;
-    use luna::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
+    use luna::device::xdp::{XdpConfig, XdpDevice};
     use luna::device::{Device, Pieces, RxFrame, TxFrame};
     use luna::traffic::xdp::{PortOwner, Steering};
     use luna::zbuf::{Area, Pool, PoolConfig};
@@ -63,7 +63,7 @@ mod bench {
             let name = INTERFACES[side];
             let mut steering = Steering::attach(name).unwrap();
             let area = Area::new(64 << 20).unwrap();
-            let rx_object_bytes = rx_object_bytes_for(steering.interface().mtu_bytes);
+            let rx_object_bytes = steering.interface().rx_object_bytes();
             let config = PoolConfig {
                 rx_object_bytes,
                 ..PoolConfig::default()

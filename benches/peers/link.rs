@@ -72,11 +72,11 @@ impl Link {
 
     #[cfg(feature = "xdp")]
     fn open_xdp(interface: &str, port: u16) -> Self {
-        use luna::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
+        use luna::device::xdp::{XdpConfig, XdpDevice};
         use luna::traffic::xdp::{PortOwner, Steering};
 
         let mut steering = Steering::attach(interface).unwrap();
-        let mut pool = pool(Some(rx_object_bytes_for(steering.interface().mtu_bytes)));
+        let mut pool = pool(Some(steering.interface().rx_object_bytes()));
         let device = XdpDevice::open(interface, &[0], &mut pool, &XdpConfig::default()).unwrap();
         for (queue, socket) in device.sockets() {
             steering.register(queue, socket).unwrap();

@@ -315,7 +315,7 @@ pub unsafe extern "C" fn luna_setsockopt(
         if pin.kind() == Kind::Provisional || pin.kind() == Kind::Kernel {
             forward!(setsockopt, fd, level, name, value, len)?;
             let mut cell = pin.socket.lock();
-            cell.options_touched = true;
+            cell.options_touched.note(level, name);
             if pin.kind() == Kind::Provisional {
                 cell.options.note(fd, level, name);
             }

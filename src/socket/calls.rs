@@ -146,7 +146,7 @@ pub fn set_option(pin: &Pin, level: i32, name: i32, value: &[u8]) -> Result<(), 
     match pin.kind() {
         Kind::Epoll => Err(Errno::NOTSOCK),
         Kind::Provisional | Kind::Kernel => {
-            pin.socket.lock().options_touched = true;
+            pin.socket.lock().options_touched.note(level, name);
             sys::setsockopt(pin.fd(), level, name, value)
         }
         Kind::Listener => {
@@ -157,7 +157,7 @@ pub fn set_option(pin: &Pin, level: i32, name: i32, value: &[u8]) -> Result<(), 
             cell.options
                 .store(level, name, shown.get(..len).unwrap_or_default());
             // The shards' listeners keep what they were told: see `accept`.
-            cell.options_touched = true;
+            cell.options_touched.note(level, name);
             Ok(())
         }
         Kind::Stream | Kind::Dead => set_stream_option(pin, level, name, value),

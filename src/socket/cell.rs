@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use std::sync::Arc;
 
 use super::listener::Group;
-use super::options::OptionSet;
+use super::options::{OptionSet, Touched};
 use crate::sys::Errno;
 use crate::time::Instant;
 
@@ -29,8 +29,8 @@ pub struct SocketCell {
     /// The application's descriptor is a kernel socket of its own (a twin that holds options
     /// and the port), not a dup of the shared tombstone.
     pub has_twin: bool,
-    /// Options may have been set on the kernel socket: read them at promotion.
-    pub options_touched: bool,
+    /// Options that may have been set on the kernel socket: read at promotion.
+    pub options_touched: Touched,
     /// `st_dev` and `st_ino` of the descriptor, to tell it from a stranger with its number.
     pub identity: (u64, u64),
     /// Options of a luna socket.

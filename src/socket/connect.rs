@@ -12,15 +12,20 @@ use super::cell::Phase;
 use super::description::{Kind, Pin, StreamName};
 use super::options::{Int, OptionSet};
 use super::reason::Reason;
-use super::{addr, blocking, errno, listener, placeholder, policy, report, runtime, stream};
+use super::{
+    addr, blocking, close, description, errno, fork, listener, placeholder, policy, report,
+    runtime, stream,
+};
 use crate::stack::{Close, Ready};
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, ForkMutex};
 use crate::tcp;
 
 /// How many of our sockets hold each port. The first takes it from the kernel for itself; the
 /// others share it with the first, for connections to other peers.
 static HOLDERS: [AtomicU32; 1 << 16] = [const { AtomicU32::new(0) }; 1 << 16];
 static RANDOM: AtomicU64 = AtomicU64::new(0);
+/// Random numbers from the kernel that are not used yet, and how many.
+static RESERVE: ForkMutex<([u64; 32], usize)> = ForkMutex::new(([0; 32], 0));
 
 /// `connect(2)` on a descriptor that is in the table.
 ///
@@ -47,6 +52,66 @@ pub fn connect(pin: &Pin, address: &[u8]) -> Result<(), Errno> {
         Kind::Provisional => start(pin, address),
         Kind::Stream => again(pin, address),
     }
+}
+
+/// A new connection without a kernel socket, for who has not made one: where the kernel does not
+/// know the link, there is no port to take from it. Without waiting, and with one option on.
+/// `None`: this is not for luna, or takes a kernel socket.
+///
+/// # Errors
+///
+/// Those of `socket(2)` and `connect(2)`.
+pub fn without_socket(address: &[u8], option: (i32, i32)) -> Option<Result<RawFd, Errno>> {
+    let shown = addr::decode(address)?;
+    let remote = addr::canonical(shown);
+    let ip = remote.ip();
+    let special = ip.is_loopback() || ip.is_unspecified() || ip.is_multicast();
+    if special || remote.port() == 0 || !policy::get().connect.matches(remote) {
+        return None;
+    }
+    if fork::is_foreign_process() {
+        return None;
+    }
+    fork::arm();
+    fork::check();
+    // What is wrong is told where a kernel connection is the way out.
+    runtime::start().ok()?;
+    if runtime::shares_ports() || runtime::client_ports().is_none() {
+        return None;
+    }
+    let source = runtime::source_for(ip).ok()?;
+    let mut options = placeholder::untouched().clone();
+    options.store(option.0, option.1, &1_i32.to_ne_bytes());
+    Some(open_without_socket(shown, remote, source, options))
+}
+
+fn open_without_socket(
+    shown: SocketAddr,
+    remote: SocketAddr,
+    source: IpAddr,
+    options: OptionSet,
+) -> Result<RawFd, Errno> {
+    let fd = placeholder::tombstone(true)?;
+    super::forget_number(fd);
+    let begin = || {
+        let pin = description::create(Kind::Provisional)?;
+        pin.socket.lock().family = match shown.is_ipv6() {
+            true => libc::AF_INET6,
+            false => libc::AF_INET,
+        };
+        pin.change_status_flag(libc::O_NONBLOCK, true);
+        pin.attach(fd)?;
+        let place = Place {
+            ip: source,
+            port: None,
+            options,
+            has_twin: false,
+        };
+        open(&pin, remote, &place)
+    };
+    begin().map(|()| fd).inspect_err(|_| {
+        let _closed = close::close(fd);
+    })
 }
 
 /// `connect` on a socket that has been promoted before.
@@ -104,6 +169,8 @@ struct Place {
     /// Decided by the application's `bind`, or by an earlier attempt.
     port: Option<u16>,
     options: OptionSet,
+    /// The descriptor is a kernel socket.
+    has_twin: bool,
 }
 
 /// Decides whether a connection is ours.
@@ -146,6 +213,7 @@ fn place(
             ip: source,
             port: Some(port),
             options,
+            has_twin: true,
         });
     }
     let bound = sys::getsockname(pin.fd())
@@ -163,7 +231,12 @@ fn place(
         port if leased.contains(&port) => Some(port),
         _ => return Err(Reason::BoundElsewhere),
     };
-    Ok(Place { ip, port, options })
+    Ok(Place {
+        ip,
+        port,
+        options,
+        has_twin: true,
+    })
 }
 
 /// Starts the handshake.
@@ -174,13 +247,16 @@ fn open(pin: &Pin, remote: SocketAddr, place: &Place) -> Result<(), Errno> {
         None => take_port(pin, place, remote, family)?,
     };
     let first_time = pin.kind() == Kind::Provisional;
-    if first_time {
+    if first_time && place.has_twin {
         pin.set_status_flags(sys::status_flags(pin.fd()).unwrap_or(0));
     }
     {
         let mut cell = pin.socket.lock();
-        cell.has_twin = true;
-        cell.identity = sys::identity(pin.fd()).unwrap_or_default();
+        cell.has_twin = place.has_twin;
+        cell.identity = match place.has_twin {
+            true => sys::identity(pin.fd()).unwrap_or_default(),
+            false => (0, placeholder::tombstone_inode()),
+        };
         cell.options = place.options.clone();
         // As every connection of Linux's begins.
         let on = 1_i32.to_ne_bytes();
@@ -301,6 +377,7 @@ fn take_port(
     let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
     let count = (last + 1).saturating_sub(first).max(1);
     let offset = random() as u32 % count;
+    let mut reuses = place.options.is_on(Int::ReuseAddr);
     // First ports that nobody holds, then those that we hold for connections to other peers.
     for shared in [false, true] {
         for step in 0..count {
@@ -314,7 +391,11 @@ fn take_port(
             if is_free != Some(true) {
                 continue;
             }
-            match hold(pin.fd(), local, family, shared) {
+            let held = match runtime::shares_ports() {
+                true => hold(pin.fd(), local, family, shared, &mut reuses),
+                false => Ok(()),
+            };
+            match held {
                 Ok(()) => {
                     holders(port).fetch_add(1, Ordering::Relaxed);
                     pin.socket.lock().held_port = Some(port);
@@ -335,19 +416,26 @@ fn holders(port: u16) -> &'static AtomicU32 {
 /// Binds the application's kernel socket to a client port. Once bound it tolerates others of
 /// ours there (`SO_REUSEADDR`), but the first is bound without, so that a port which any other
 /// socket uses is passed over.
-fn hold(fd: RawFd, local: SocketAddr, family: i32, shared: bool) -> Result<(), Errno> {
-    let reuse =
-        |on: i32| sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &on.to_ne_bytes());
-    reuse(i32::from(shared))?;
-    match sys::bind(fd, &addr::encode(local, family)) {
-        Err(Errno::ADDRNOTAVAIL) => {
-            // A link without a kernel twin: the kernel does not know its addresses.
-            let any = SocketAddr::new(addr::unspecified(family), local.port());
-            sys::bind(fd, &addr::encode(any, family))?;
+///
+/// `reuses` says whether the option is on.
+fn hold(
+    fd: RawFd,
+    local: SocketAddr,
+    family: i32,
+    shared: bool,
+    reuses: &mut bool,
+) -> Result<(), Errno> {
+    let mut reuse = |on: bool| {
+        if *reuses == on {
+            return Ok(());
         }
-        result => result?,
-    }
-    reuse(1)
+        *reuses = on;
+        let value = i32::from(on).to_ne_bytes();
+        sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &value)
+    };
+    reuse(shared)?;
+    sys::bind(fd, &addr::encode(local, family))?;
+    reuse(true)
 }
 
 /// Gives the client port of a closed socket back.
@@ -357,12 +445,28 @@ pub(super) fn let_go_of_port(pin: &Pin) {
     }
 }
 
+/// In the child of a fork: it is to draw other ports than its parent.
+pub(super) fn after_fork_child() {
+    RESERVE.lock().1 = 0;
+}
+
 /// A number that an off-path attacker can't guess cheaply.
 fn random() -> u64 {
-    let mut seed = [0_u8; 8];
-    let filled = rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::NONBLOCK);
-    if filled == Ok(seed.len()) {
-        return u64::from_ne_bytes(seed);
+    let mut reserve = RESERVE.lock();
+    let (numbers, left) = &mut *reserve;
+    if *left == 0 {
+        let mut seed = [0_u8; 256];
+        let filled = rustix::rand::getrandom(&mut seed[..], rustix::rand::GetRandomFlags::NONBLOCK);
+        if filled == Ok(seed.len()) {
+            for (number, bytes) in numbers.iter_mut().zip(seed.as_chunks().0) {
+                *number = u64::from_ne_bytes(*bytes);
+            }
+            *left = numbers.len();
+        }
+    }
+    if let Some(next) = left.checked_sub(1) {
+        *left = next;
+        return numbers.get(next).copied().unwrap_or_default();
     }
     // Early in the boot, before the kernel has entropy.
     RANDOM.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) ^ runtime::now().as_nanos()
@@ -381,13 +485,13 @@ mod tests {
         let (first, second, stranger) = (kernel_socket(), kernel_socket(), kernel_socket());
         let local = (0..2000_u16)
             .map(|step| SocketAddr::new([127, 0, 0, 1].into(), 61_440 + step))
-            .find(|&local| hold(first, local, libc::AF_INET, false).is_ok())
+            .find(|&local| hold(first, local, libc::AF_INET, false, &mut false).is_ok())
             .expect("a free port");
         assert_eq!(
-            hold(second, local, libc::AF_INET, false),
+            hold(second, local, libc::AF_INET, false, &mut false),
             Err(Errno::ADDRINUSE)
         );
-        assert_eq!(hold(second, local, libc::AF_INET, true), Ok(()));
+        assert_eq!(hold(second, local, libc::AF_INET, true, &mut false), Ok(()));
         assert_eq!(
             sys::bind(stranger, &addr::encode(local, libc::AF_INET)),
             Err(Errno::ADDRINUSE)

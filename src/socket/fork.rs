@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::description::{self, Kind};
-use super::{buffers, listener, placeholder, runtime};
+use super::{buffers, connect, listener, placeholder, runtime};
 use crate::sys::{self, ForkState};
 
 /// The process that the tables belong to.
@@ -88,4 +88,5 @@ fn become_child() {
         }
     }
     placeholder::after_fork_child();
+    connect::after_fork_child();
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::addr::{self, Encoded};
 use super::description::{self, DescriptionId, Kind, Pin, StreamName};
-use super::options::{Int, OptionSet};
+use super::options::{Int, OptionSet, Touched};
 use super::reason::Reason;
 use super::{cell::Phase, placeholder, policy, publish, report, runtime, table};
 use crate::limits::ACCEPT_QUEUE_MAX;
@@ -165,7 +165,10 @@ fn wish(pin: &Pin) -> Result<Wish, Reason> {
 /// only when the stack runs; until then, loopback is.)
 pub(super) fn is_bound_elsewhere(pin: &Pin) -> bool {
     let mut name = [0; libc::IFNAMSIZ];
-    let len = sys::getsockopt(pin.fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &mut name);
+    let mut len = Ok(0);
+    if pin.socket.lock().options_touched.is_any() {
+        len = sys::getsockopt(pin.fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &mut name);
+    }
     let name = name.get(..len.unwrap_or(0)).unwrap_or_default();
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     match runtime::shards() {
@@ -241,7 +244,7 @@ fn promote(pin: &Pin, wish: &Wish, backlog: u32) -> Result<(), Reason> {
         let mut cell = pin.socket.lock();
         cell.options = options;
         cell.group = Some(group);
-        cell.options_touched = false;
+        cell.options_touched = Touched::default();
     }
     pin.set_reason(Reason::Accelerated);
     table::touch();
@@ -251,13 +254,16 @@ fn promote(pin: &Pin, wish: &Wish, backlog: u32) -> Result<(), Reason> {
 /// The options of a kernel socket that is about to be promoted.
 pub(super) fn read_options(pin: &Pin) -> OptionSet {
     let cell = pin.socket.lock();
-    if cell.options_touched || cell.family == libc::AF_INET6 {
+    if cell.options_touched.is_any() {
         let mut options = OptionSet::read(pin.fd());
         options.keep_others(&cell.options);
-        options
-    } else {
-        placeholder::untouched().clone()
+        return options;
     }
+    let untouched = match cell.family {
+        libc::AF_INET6 => placeholder::untouched_v6(),
+        _ => placeholder::untouched(),
+    };
+    untouched.clone().reread(pin.fd(), cell.options_touched)
 }
 
 /// Finds or makes the group for an address and adds the description to it.
@@ -480,7 +486,7 @@ pub(super) fn after_fork_parent(pin: &Pin) -> bool {
             return false;
         }
         cell.is_pending = true;
-        cell.options_touched = true;
+        cell.options_touched = Touched::ANY;
         cell.group.take()
     };
     if let Some(group) = group {
@@ -606,7 +612,7 @@ fn take_one(
     };
     let (mut options, are_newer) = {
         let listener = pin.socket.lock();
-        (listener.options.clone(), listener.options_touched)
+        (listener.options.clone(), listener.options_touched.is_some())
     };
     // The one option that Linux resets.
     options.store(libc::SOL_SOCKET, libc::SO_PRIORITY, &0_i32.to_ne_bytes());
@@ -648,7 +654,7 @@ pub(super) fn after_fork_child(pin: &Pin) {
     cell.is_pending = true;
     cell.retry_at = Instant::ZERO;
     cell.is_used = false;
-    cell.options_touched = true;
+    cell.options_touched = Touched::ANY;
     drop(cell);
     pin.set_reason(Reason::ChildProcess);
 }

@@ -79,6 +79,61 @@ ints! {
     TrafficClass = IPPROTO_IPV6, libc::IPV6_TCLASS;
 }
 
+/// Options that change no other's value when they are set.
+const INDEPENDENT: [Int; 16] = [
+    Int::NoDelay,
+    Int::Cork,
+    Int::KeepAlive,
+    Int::KeepIdle,
+    Int::KeepInterval,
+    Int::KeepCount,
+    Int::UserTimeout,
+    Int::SynCount,
+    Int::Linger2,
+    Int::QuickAck,
+    Int::DeferAccept,
+    Int::NotSentLowWater,
+    Int::RcvLowWater,
+    Int::ReuseAddr,
+    Int::ReusePort,
+    Int::OobInline,
+];
+
+/// Which options may have been set on a kernel socket since it was made: what must be read when
+/// the socket becomes ours, for each is a system call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched(u32);
+
+impl Touched {
+    /// Any of them.
+    pub const ANY: Self = Self(1 << 31);
+
+    /// This one has been set.
+    pub fn note(&mut self, level: i32, name: i32) {
+        let independent = |at: &usize| INDEPENDENT.iter().any(|int| *int as usize == *at);
+        self.0 |= match index_of(level, name).filter(independent) {
+            Some(at) => 1 << at,
+            None => Self::ANY.0,
+        };
+    }
+
+    /// Whether any may have been.
+    pub const fn is_any(self) -> bool {
+        self.0 & Self::ANY.0 != 0
+    }
+
+    /// Whether one was.
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    fn has(self, at: usize) -> bool {
+        self.0 & (1 << at) != 0
+    }
+}
+
+const _: () = assert!(INTS.len() < 31);
+
 /// `SO_RCVTIMEO` and `SO_SNDTIMEO` under their numbers for 64-bit time on 32-bit machines.
 const RCVTIMEO_NEW: i32 = 66;
 const SNDTIMEO_NEW: i32 = 67;
@@ -137,6 +192,17 @@ impl OptionSet {
             }
         }
         set
+    }
+
+    /// Reads again what was touched; `self` is what an untouched socket has.
+    #[must_use]
+    pub fn reread(mut self, fd: RawFd, touched: Touched) -> Self {
+        for (at, (value, (level, name))) in self.ints.iter_mut().zip(INTS).enumerate() {
+            if touched.has(at) {
+                *value = sys::getsockopt_int(fd, level, name).unwrap_or(0);
+            }
+        }
+        self
     }
 
     /// Takes over what `earlier` remembers beyond the options that [`OptionSet::read`] asks for.

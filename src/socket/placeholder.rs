@@ -20,6 +20,7 @@ static MAKING: ForkMutex<()> = ForkMutex::new(());
 /// Judges for `AF_INET` and `AF_INET6`; 0: not made.
 static JUDGES: ForkMutex<[RawFd; 2]> = ForkMutex::new([0; 2]);
 static UNTOUCHED: OnceBox<OptionSet> = OnceBox::new();
+static UNTOUCHED_V6: OnceBox<OptionSet> = OnceBox::new();
 
 fn kernel_socket(family: i32) -> Result<RawFd, Errno> {
     internal::keep(sys::socket(
@@ -83,17 +84,24 @@ pub fn with_judge<R>(family: i32, f: impl FnOnce(RawFd) -> Result<R, Errno>) -> 
     f(*judge)
 }
 
-/// The options of a socket that nobody has touched.
+/// The options of an IPv4 socket that nobody has touched.
 pub fn untouched() -> &'static OptionSet {
-    UNTOUCHED.get_or_init(|| {
-        let fd = sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        let set = fd.map(|fd| {
-            let set = OptionSet::read(fd);
-            let _closed = sys::close(fd);
-            set
-        });
-        Box::new(set.unwrap_or_default())
-    })
+    UNTOUCHED.get_or_init(|| read_untouched(libc::AF_INET))
+}
+
+/// The same of an IPv6 socket.
+pub fn untouched_v6() -> &'static OptionSet {
+    UNTOUCHED_V6.get_or_init(|| read_untouched(libc::AF_INET6))
+}
+
+fn read_untouched(family: i32) -> Box<OptionSet> {
+    let fd = sys::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+    let set = fd.map(|fd| {
+        let set = OptionSet::read(fd);
+        let _closed = sys::close(fd);
+        set
+    });
+    Box::new(set.unwrap_or_default())
 }
 
 /// In the child of a fork: lets go of the parent's, which the child would share with it.

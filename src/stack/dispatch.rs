@@ -311,15 +311,16 @@ impl Shard {
         }
     }
 
-    /// Calls the application, and sends what it answers.
-    pub(super) fn run_inline<D: Dispatch>(&mut self, now: Instant, dispatch: &mut D) {
-        if self.inbox.is_empty() {
-            return;
+    /// Calls the application, and sends what it answers, unless that is to wait for more.
+    pub(super) fn run_inline<D: Dispatch>(&mut self, now: Instant, dispatch: &mut D, send: bool) {
+        if !self.inbox.is_empty() {
+            self.inbox.active = true;
+            dispatch.dispatch(now, self);
+            self.inbox.active = false;
         }
-        self.inbox.active = true;
-        dispatch.dispatch(now, self);
-        self.inbox.active = false;
-        self.send_answers(now);
+        if send {
+            self.send_answers(now);
+        }
     }
 
     /// Notes that the application has sent something.

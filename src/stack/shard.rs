@@ -21,7 +21,9 @@ use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use super::zero_copy::{Completion, Marks};
 use crate::control::{ControlHandle, Discovery};
-use crate::device::{Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, Gone, RxFrame, TxFrame};
+use crate::device::{
+    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, FramePart, Gone, RxFrame, TxFrame,
+};
 use crate::limits::{CONNECTIONS_PER_SHARD, LISTENERS_MAX, RX_BURST_FRAMES};
 use crate::tcp::isn::IsnGenerator;
 use crate::tcp::time_wait::TimeWait;
@@ -240,7 +242,7 @@ impl Shard {
             self.credit_returned();
         }
         if D::INLINE {
-            self.run_inline(now, dispatch);
+            self.run_inline(now, dispatch, true);
         }
         let mut tx_frames = self.send_queued(now);
         let mut frames = core::mem::take(&mut self.rx);
@@ -248,9 +250,11 @@ impl Shard {
             .device
             .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
         for frame in frames.drain(..) {
+            // All that answers one packet goes together.
+            let ends = matches!(frame.part, FramePart::Whole | FramePart::Last);
             self.ingress(now, frame);
             if D::INLINE {
-                self.run_inline(now, dispatch);
+                self.run_inline(now, dispatch, ends);
             }
         }
         self.rx = frames;
@@ -265,7 +269,7 @@ impl Shard {
         }
         self.wake_starved();
         if D::INLINE {
-            self.run_inline(now, dispatch);
+            self.run_inline(now, dispatch, true);
         }
         if self.woken.is_empty() && self.listener_wakeups.is_empty() {
             tx_frames += self.send_queued(now);

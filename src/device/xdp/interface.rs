@@ -135,6 +135,17 @@ impl Interface {
             .max(1)
     }
 
+    /// What a pool should receive into for this interface
+    /// ([`crate::zbuf::PoolConfig::rx_object_bytes`]): the larger objects if packets may come that
+    /// were never cut, for those have then fewer pieces.
+    pub fn rx_object_bytes(&self) -> usize {
+        if self.is_veth && self.receive_queues() == 1 {
+            4096
+        } else {
+            super::rx_object_bytes_for(self.mtu_bytes)
+        }
+    }
+
     /// What the driver can do. Kernels before 6.3 do not tell: then it is worth a try.
     pub fn zero_copy(&self) -> ZeroCopy {
         netdev_features(self.index).unwrap_or(ZeroCopy {

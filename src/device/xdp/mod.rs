@@ -6,7 +6,8 @@
 //! ([`XdpDevice::sockets`]).
 //!
 //! The pool's whole memory is registered with each socket, in chunks of the size that the pool
-//! receives into: 2 KiB for an MTU of up to 1,778 bytes, 4 KiB above ([`rx_object_bytes_for`]);
+//! receives into: 2 KiB for an MTU of up to 1,778 bytes, 4 KiB above ([`rx_object_bytes_for`]), and
+//! where packets may come uncut;
 //! longer frames come and go in several pieces.
 //!
 //! Dropping closes descriptors and unmaps rings; [`Device::close`] also returns the references

@@ -26,6 +26,7 @@ use self::table::{Entry, OverFd, Table, What};
 use super::addr::Encoded;
 use super::description::{self, Pin};
 use super::epoll::{self, Set};
+use super::options::Touched;
 use super::runtime::wake::Wake;
 use super::zero_copy::{self, Completion, Piece, Received};
 use super::{addr, calls, close, connect, listener, policy, runtime};
@@ -219,7 +220,7 @@ impl<C: Callbacks> Loop<C> {
                 sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &one)?;
             }
             if let Some(pin) = description::pin_fd(fd) {
-                pin.socket.lock().options_touched = true;
+                pin.socket.lock().options_touched = Touched::ANY;
             }
             sys::bind(fd, address)?;
             match description::pin_fd(fd) {
@@ -253,13 +254,20 @@ impl<C: Callbacks> Loop<C> {
     /// Those of `socket` and `connect`; `EBUSY` if another thread runs the loop.
     pub fn connect(&self, address: &[u8], callbacks: C, user: usize) -> Result<u64, Errno> {
         let inner = self.enter()?;
+        let nodelay = (libc::IPPROTO_TCP, libc::TCP_NODELAY);
+        if let Some(begun) = connect::without_socket(address, nodelay) {
+            return inner.take_over(begun?, false, callbacks, user);
+        }
         let fd = socket_for(address)?;
         let begin = || {
             let one = 1i32.to_ne_bytes();
             sys::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, &one)?;
             let begun = match description::pin_fd(fd) {
                 Some(pin) => {
-                    pin.socket.lock().options_touched = true;
+                    let mut cell = pin.socket.lock();
+                    cell.options_touched
+                        .note(libc::IPPROTO_TCP, libc::TCP_NODELAY);
+                    drop(cell);
                     connect::connect(&pin, address)
                 }
                 None => sys::connect(fd, address),

@@ -179,6 +179,13 @@ pub fn source_for(remote: IpAddr) -> Result<IpAddr, Reason> {
         .source_for(remote)
 }
 
+/// Whether the kernel uses the link's addresses too, so that a client port must be taken from it.
+pub fn shares_ports() -> bool {
+    RUNTIME
+        .get()
+        .is_none_or(|runtime| runtime.place.shares_ports())
+}
+
 /// The client ports that this process has leased.
 pub fn client_ports() -> Option<RangeInclusive<u16>> {
     RUNTIME.get()?.place.client_ports()

@@ -31,6 +31,10 @@ pub(crate) trait Steer: Send + core::fmt::Debug {
     fn is_paused(&self, port: u16) -> bool;
     /// These are the link's addresses now.
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> std::io::Result<()>;
+    /// Whether the kernel uses the link's addresses too, so that a port must be taken from it.
+    fn shares_ports(&self) -> bool {
+        true
+    }
     /// In a child of a fork: closes the link's descriptors that come and go.
     fn close_inherited(&self) {}
 }
@@ -65,6 +69,7 @@ pub(crate) struct Place {
     interface: String,
     ports: Mutex<Ports>,
     clients: Option<RangeInclusive<u16>>,
+    shares_ports: bool,
     _leases: Leases,
     /// Descriptors that a child must not keep.
     fds: Vec<RawFd>,
@@ -87,6 +92,7 @@ impl Place {
             control,
             ifindex,
             interface,
+            shares_ports: steering.shares_ports(),
             ports: Mutex::new(Ports {
                 steering,
                 counts: HashMap::new(),
@@ -97,6 +103,11 @@ impl Place {
             _leases: leases,
             fds,
         }
+    }
+
+    /// Whether the kernel uses the link's addresses too.
+    pub(super) fn shares_ports(&self) -> bool {
+        self.shares_ports
     }
 
     fn ports(&self) -> MutexGuard<'_, Ports> {

@@ -66,6 +66,10 @@ impl Steer for Whole {
         Ok(())
     }
 
+    fn shares_ports(&self) -> bool {
+        false
+    }
+
     fn close_inherited(&self) {
         memif::close_inherited();
     }

@@ -16,9 +16,7 @@ use super::{go, manner, secret};
 use crate::config::Config;
 use crate::control::{Change, ControlHandle, Link, Mirror};
 use crate::device::Device;
-use crate::device::xdp::{
-    XdpConfig, XdpDevice, XdpQueue, clear_stock, rx_object_bytes_for, stock, stocked,
-};
+use crate::device::xdp::{XdpConfig, XdpDevice, XdpQueue, clear_stock, stock, stocked};
 use crate::socket::{listener, report};
 use crate::stack::{Shard, ShardParts};
 use crate::sys::{self, ForkMutex, internal};
@@ -114,7 +112,6 @@ fn bpf_fds(before: &[RawFd]) -> Vec<RawFd> {
 struct Parts<'a> {
     name: &'a str,
     ifindex: u32,
-    mtu: u32,
     virtual_link: bool,
     area: &'a Arc<Area>,
     control: &'a Arc<ControlHandle>,
@@ -164,7 +161,7 @@ pub(super) fn prepare(config: &Config, name: &str) -> Result<(), String> {
         None if listener::is_worker() => shards.min(present),
         None => present,
     };
-    let chunk = rx_object_bytes_for(interface.mtu_bytes);
+    let chunk = interface.rx_object_bytes();
     let area = new_area(shards)?;
     let zones = PoolConfig::default().zones;
     for index in 0..count {
@@ -351,7 +348,6 @@ fn lanes(
     let parts = Parts {
         name: &link.name,
         ifindex: link.index,
-        mtu: link.mtu,
         virtual_link: !link.kind.is_empty(),
         area,
         control,
@@ -376,7 +372,7 @@ fn lane(
     let secret = secret()?;
     let cell = ShardCell::try_new(|| {
         let config = PoolConfig {
-            rx_object_bytes: rx_object_bytes_for(parts.mtu),
+            rx_object_bytes: steering.interface().rx_object_bytes(),
             ..PoolConfig::default()
         };
         let mut pool = Pool::new(parts.area, config).map_err(|error| error.to_string())?;
