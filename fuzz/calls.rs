@@ -22,7 +22,11 @@ impl Input<'_> {
     /// One of what `from` has, or -1.
     fn pick(&mut self, from: &[c_int]) -> c_int {
         let n = usize::from(self.byte());
-        if n == 255 || from.is_empty() { -1 } else { from[n % from.len()] }
+        if n == 255 || from.is_empty() {
+            -1
+        } else {
+            from[n % from.len()]
+        }
     }
 }
 
@@ -48,7 +52,8 @@ impl Process {
             return;
         }
         let domain = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX][usize::from(input.byte() % 3)];
-        let kind = [libc::SOCK_STREAM, libc::SOCK_STREAM, libc::SOCK_DGRAM][usize::from(input.byte() % 3)];
+        let kind =
+            [libc::SOCK_STREAM, libc::SOCK_STREAM, libc::SOCK_DGRAM][usize::from(input.byte() % 3)];
         // SAFETY: integers only.
         let fd = unsafe {
             match input.byte() % 4 {
@@ -62,9 +67,17 @@ impl Process {
     fn address(input: &mut Input<'_>) -> (libc::sockaddr_in, u32) {
         // SAFETY: zeros are a sockaddr_in.
         let mut addr: libc::sockaddr_in = unsafe { std::mem::zeroed() };
-        addr.sin_family = if input.byte() > 250 { u16::from(input.byte()) } else { libc::AF_INET as u16 };
+        addr.sin_family = if input.byte() > 250 {
+            u16::from(input.byte())
+        } else {
+            libc::AF_INET as u16
+        };
         addr.sin_addr.s_addr = u32::from_ne_bytes([127, 0, 0, 1]);
-        let len = if input.byte() > 250 { u32::from(input.byte()) % 17 } else { 16 };
+        let len = if input.byte() > 250 {
+            u32::from(input.byte()) % 17
+        } else {
+            16
+        };
         (addr, len)
     }
 
@@ -88,8 +101,14 @@ impl Process {
                     capi::luna_connect(fd, pointer, len);
                 }
                 5 if self.fds.len() < FDS_MAX => {
-                    let flags = libc::SOCK_NONBLOCK | if input.byte() > 250 { input.word() } else { 0 };
-                    self.add(capi::luna_accept4(fd, pointer, &raw mut len, flags | libc::SOCK_NONBLOCK));
+                    let flags =
+                        libc::SOCK_NONBLOCK | if input.byte() > 250 { input.word() } else { 0 };
+                    self.add(capi::luna_accept4(
+                        fd,
+                        pointer,
+                        &raw mut len,
+                        flags | libc::SOCK_NONBLOCK,
+                    ));
                 }
                 6 => {
                     capi::luna_getpeername(fd, pointer, &raw mut len);
@@ -104,8 +123,17 @@ impl Process {
     fn data(&mut self, fd: c_int, input: &mut Input<'_>) {
         let mut bytes = [0x11u8; ROOM];
         let n = usize::from(input.byte()) * 8;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | if input.byte() > 200 { input.word() & 0xff } else { 0 };
-        let mut iov = [libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: n / 2 }; 3];
+        let flags = libc::MSG_DONTWAIT
+            | libc::MSG_NOSIGNAL
+            | if input.byte() > 200 {
+                input.word() & 0xff
+            } else {
+                0
+            };
+        let mut iov = [libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: n / 2,
+        }; 3];
         iov[1].iov_len = 0;
         // SAFETY: pointers to that many bytes; every descriptor is non-blocking or asked to be.
         unsafe {
@@ -121,7 +149,12 @@ impl Process {
     }
 
     fn options(&mut self, fd: c_int, input: &mut Input<'_>) {
-        let level = [libc::SOL_SOCKET, libc::IPPROTO_TCP, libc::IPPROTO_IP, 0x7fff][usize::from(input.byte() % 4)];
+        let level = [
+            libc::SOL_SOCKET,
+            libc::IPPROTO_TCP,
+            libc::IPPROTO_IP,
+            0x7fff,
+        ][usize::from(input.byte() % 4)];
         let name = i32::from(input.byte() % 70);
         let mut value = [input.word(), input.word(), 0, 0];
         let mut len = u32::from(input.byte() % 17);
@@ -175,9 +208,16 @@ impl Process {
 
     fn events(&mut self, fd: c_int, input: &mut Input<'_>) {
         let other = input.pick(&self.fds);
-        let mut event = libc::epoll_event { events: input.word() as u32, u64: 7 };
+        let mut event = libc::epoll_event {
+            events: input.word() as u32,
+            u64: 7,
+        };
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
-        let mut polled = [libc::pollfd { fd, events: input.word() as i16, revents: 0 }; 2];
+        let mut polled = [libc::pollfd {
+            fd,
+            events: input.word() as i16,
+            revents: 0,
+        }; 2];
         polled[1].fd = other;
         // SAFETY: arrays of the lengths given; no waiting.
         unsafe {
@@ -222,6 +262,9 @@ impl Process {
 
 /// A sequence of calls; in the end everything that it opened is closed.
 pub(crate) fn calls(data: &[u8]) {
+    // As on the kernel, a write to a socket that is not connected raises it.
+    // SAFETY: integers only.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let mut input = Input(data);
     let mut process = Process::default();
     let mut steps = 0;

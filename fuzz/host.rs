@@ -157,7 +157,7 @@ impl World {
             options.extend([4, 2, 3, 3, input.byte() % 16]);
         }
         if which & 12 == 12 {
-            let blocks = 1 + which >> 6 & 1;
+            let blocks = 1 + (which >> 6 & 1);
             options.extend([5, 2 + 8 * blocks]);
             for _ in 0..blocks {
                 let left = input.near(ends.ack);
@@ -190,7 +190,10 @@ impl World {
             }
             (3..=5, Some(conn)) => {
                 let bytes = vec![0x33; usize::from(input.half()) % 5000];
-                let _ = self.host.shard.send(now, conn, &[IoSlice::new(&bytes)], which > 200);
+                let _ = self
+                    .host
+                    .shard
+                    .send(now, conn, &[IoSlice::new(&bytes)], which > 200);
             }
             (6 | 7, Some(conn)) => {
                 let mut buf = vec![0; usize::from(input.half())];
@@ -198,11 +201,18 @@ impl World {
                     peek: which & 1 != 0,
                     discard: which & 2 != 0,
                 };
-                let _ = self.host.shard.recv(now, conn, &mut [IoSliceMut::new(&mut buf)], mode);
+                let _ = self
+                    .host
+                    .shard
+                    .recv(now, conn, &mut [IoSliceMut::new(&mut buf)], mode);
             }
             (8, Some(conn)) => self.host.shard.shutdown_write(now, conn),
             (9, Some(conn)) => {
-                let how = if which & 1 == 0 { Close::Graceful } else { Close::Abort };
+                let how = if which & 1 == 0 {
+                    Close::Graceful
+                } else {
+                    Close::Abort
+                };
                 self.host.shard.close(now, conn, how);
                 self.conns.retain(|c| *c != conn);
             }
@@ -244,7 +254,10 @@ impl World {
         }
         let (connections, _) = self.host.shard.population();
         // Four peer ports, and connections that are over but still held by the application.
-        assert!(connections <= self.conns.len() + 4, "{connections} connections");
+        assert!(
+            connections <= self.conns.len() + 4,
+            "{connections} connections"
+        );
     }
 }
 
@@ -257,7 +270,9 @@ pub(crate) fn host(data: &[u8]) {
         match input.byte() % 8 {
             0..=3 => world.segment(&mut input),
             4 | 5 => world.call(&mut input),
-            6 => world.host.run_for(Duration::from_millis(u64::from(input.byte()))),
+            6 => world
+                .host
+                .run_for(Duration::from_millis(u64::from(input.byte()))),
             _ => {
                 let until = world.host.now + Duration::from_secs(u64::from(input.byte()));
                 world.host.advance(until, false);

@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "../fuzz/calls.rs"]
+mod calls;
 #[path = "../fuzz/entries.rs"]
 mod entries;
+mod host;
+#[path = "../fuzz/host.rs"]
+mod shard;
 
 use std::path::{Path, PathBuf};
 
-/// Mutations per file of the corpus. `LUNA_FUZZ_ROUNDS` asks for more.
-const ROUNDS: u64 = 300;
+/// Mutations per target, shared by the files of its corpus. `LUNA_FUZZ_ROUNDS` asks for so many
+/// per file instead.
+const MUTATIONS: usize = 30_000;
 
 fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -77,8 +83,9 @@ impl Drop for Running<'_> {
 }
 
 fn replay(target: &str, entry: fn(&[u8])) {
-    let rounds = std::env::var("LUNA_FUZZ_ROUNDS").map_or(ROUNDS, |n| n.parse().unwrap());
     let files = corpus(target);
+    let few = MUTATIONS.div_ceil(files.len());
+    let rounds = std::env::var("LUNA_FUZZ_ROUNDS").map_or(few, |n| n.parse().unwrap());
     let mut rng = Rng(1);
     for (path, bytes) in &files {
         let running = Running(path, bytes);
@@ -113,4 +120,19 @@ fn unconnected() {
 #[test]
 fn netlink() {
     replay("netlink", entries::netlink);
+}
+
+#[test]
+fn options() {
+    replay("options", shard::options);
+}
+
+#[test]
+fn host() {
+    replay("host", shard::host);
+}
+
+#[test]
+fn calls() {
+    replay("calls", calls::calls);
 }

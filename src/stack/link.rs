@@ -245,8 +245,8 @@ impl Link {
     }
 
     /// Moves frames whose neighbour has become known to `out`, and drops those that waited too
-    /// long. Returns whether any frame still waits.
-    pub(super) fn release_waiting(&mut self, now: Instant, out: &mut VecDeque<TxFrame>) -> bool {
+    /// long.
+    pub(super) fn release_waiting(&mut self, now: Instant, out: &mut VecDeque<TxFrame>) {
         for _ in 0..self.waiting.len() {
             let Some(mut waiting) = self.waiting.pop_front() else {
                 break;
@@ -265,6 +265,11 @@ impl Link {
                 Neighbour::Failed | Neighbour::Unknown => self.waiting.push_back(waiting),
             }
         }
+    }
+
+    /// Frames wait for a neighbour.
+    #[inline]
+    pub(super) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 

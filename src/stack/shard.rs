@@ -143,7 +143,6 @@ pub struct Shard {
     rx: Vec<RxFrame>,
     due: Vec<u32>,
     timers_ran: Instant,
-    frames_wait: bool,
     pub(super) continued: Option<Continued>,
     /// When a device that wakes nobody must be looked at again, and how long that is from then.
     poll_at: Instant,
@@ -213,7 +212,6 @@ impl Shard {
             rx: Vec::with_capacity(RX_BURST_FRAMES + PARTS_MAX),
             due: Vec::with_capacity(RX_BURST_FRAMES),
             timers_ran: now,
-            frames_wait: false,
             continued: None,
             poll_at: Instant::FAR_FUTURE,
             poll_every: POLL_EVERY_FIRST,
@@ -307,8 +305,8 @@ impl Shard {
     /// Takes over changes of the control plane.
     pub(super) fn refresh(&mut self, now: Instant) {
         let changed = self.link.refresh();
-        if changed || self.frames_wait {
-            self.frames_wait = self.link.release_waiting(now, &mut self.tx);
+        if changed || self.link.has_waiting() {
+            self.link.release_waiting(now, &mut self.tx);
         }
         self.link.run_discovery(now, &mut self.tx);
     }
@@ -344,7 +342,7 @@ impl Shard {
         if !self.dirty.is_empty() || !self.tx.is_empty() {
             return Instant::ZERO;
         }
-        let waiting = if self.frames_wait {
+        let waiting = if self.link.has_waiting() {
             // The control plane announces a neighbour by its generation; look again soon.
             self.timers_ran + Duration::from_millis(1)
         } else {
