@@ -376,7 +376,7 @@ fn take_port(
     let ports = runtime::client_ports().ok_or(Errno::ADDRNOTAVAIL)?;
     let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
     let count = (last + 1).saturating_sub(first).max(1);
-    let offset = random() as u32 % count;
+    let offset = offset_below(count);
     let mut reuses = place.options.is_on(Int::ReuseAddr);
     // First ports that nobody holds, then those that we hold for connections to other peers.
     for shared in [false, true] {
@@ -407,6 +407,11 @@ fn take_port(
         }
     }
     Err(Errno::ADDRNOTAVAIL)
+}
+
+/// Where the search for a port begins.
+fn offset_below(count: u32) -> u32 {
+    random() as u32 % count
 }
 
 fn holders(port: u16) -> &'static AtomicU32 {
@@ -478,6 +483,35 @@ mod tests {
 
     fn kernel_socket() -> RawFd {
         sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap()
+    }
+
+    /// RFC 6056 (CVE-2022-1012): every port of the range is as likely as any other, and so is
+    /// every distance from the one before, also in the small range of one thread.
+    #[test]
+    fn ports_are_even_and_tell_nothing_about_the_next() {
+        for count in [1024_u32, 4096, 1000] {
+            let mut ports = vec![0_u32; count as usize];
+            let mut steps = ports.clone();
+            let mut last = offset_below(count);
+            let draws = count * 100;
+            for _ in 0..draws {
+                let offset = offset_below(count);
+                ports[offset as usize] += 1;
+                steps[((offset + count - last) % count) as usize] += 1;
+                last = offset;
+            }
+            for cells in [ports, steps] {
+                // Chi-square: its mean is the number of cells less one, its deviation the root
+                // of twice that; beyond six of them chance does not come.
+                let chi: f64 = cells
+                    .iter()
+                    .map(|n| (f64::from(*n) - 100.0).powi(2) / 100.0)
+                    .sum();
+                let freedom = f64::from(count - 1);
+                let off = (chi - freedom).abs() / (2.0 * freedom).sqrt();
+                assert!(off < 6.0, "{count} ports: chi-square {chi:.0}");
+            }
+        }
     }
 
     #[test]
