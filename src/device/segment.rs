@@ -65,7 +65,7 @@ pub(super) fn cut(frame: &TxFrame, from: usize) -> Option<(TxFrame, usize)> {
     }
     if let Some(flags) = part.header.get_mut(at + 13) {
         //= RFC 3168 §6.1.2
-        //# "the sender sets the CWR flag in the TCP header of the first new data packet"
+        //# "the TCP sender sets the CWR flag in the TCP header of the first new data packet"
         *flags &= if from > 0 { !CWR } else { !0 };
         *flags &= if to < total { !(FIN | PSH) } else { !0 };
     }

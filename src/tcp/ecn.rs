@@ -51,8 +51,8 @@ impl EcnState {
     pub(crate) fn syn_bits(&mut self, answering: bool, wanted: bool, again: bool) -> TcpFlags {
         if answering {
             //= RFC 3168 §6.1.1
-            //# "we use the term "ECN-setup SYN-ACK packet" for a SYN-ACK packet with ... ECE set
-            //#  and CWR not set"
+            //# "we call a SYN-ACK packet with only the ECE flag set but the CWR flag not set an
+            //#  "ECN-setup SYN-ACK packet""
             return match self.agreed {
                 true => TcpFlags::ECE,
                 false => TcpFlags::empty(),
@@ -86,8 +86,8 @@ impl EcnState {
             self.echo = ce;
         } else {
             //= RFC 3168 §6.1.3
-            //# "the TCP receiver sets the ECN-Echo flag in a series of ACK packets ... until it
-            //#  receives a CWR packet"
+            //# "that TCP receiver continues to set the ECN-Echo flag in all the ACK packets it
+            //#  sends ... until it receives a CWR packet"
             self.echo = ce || self.echo && !cwr;
         }
         self.echo != before
@@ -98,12 +98,30 @@ impl EcnState {
     pub(crate) fn on_echo(&mut self, una: SeqNum, nxt: SeqNum, repairing: bool) -> bool {
         //= RFC 3168 §6.1.2
         //# "TCP should not react to congestion indications more than once every window of data"
-        if una.before(self.reduced_until) {
+        // As on Linux, what acknowledges the last byte of that window belongs to it.
+        if una.before_eq(self.reduced_until) {
             return false;
         }
         self.reduced_until = nxt;
         self.cwr = true;
         !repairing
+    }
+
+    /// SND.UNA has moved to `una`.
+    #[inline]
+    pub(crate) fn on_progress(&mut self, una: SeqNum) {
+        // Follow at a distance, or it would one day seem to lie ahead.
+        self.reduced_until = self.reduced_until.latest(una - 1);
+    }
+
+    /// The window was reduced because of a loss; `nxt` is SND.NXT.
+    pub(crate) fn on_loss(&mut self, nxt: SeqNum) {
+        //= RFC 3168 §6.1.2
+        //# "When an ECN-Capable TCP sender reduces its congestion window for any reason (because
+        //#  of a retransmit timeout, a Fast Retransmit, or in response to an ECN Notification),
+        //#  the TCP sender sets the CWR flag"
+        self.cwr = self.agreed;
+        self.reduced_until = nxt;
     }
 }
 
@@ -149,13 +167,19 @@ mod tests {
     #[test]
     fn one_reaction_per_window() {
         let (una, nxt) = (SeqNum::new(u32::MAX), SeqNum::new(9));
-        let mut e = EcnState::new(una);
+        let mut e = EcnState::new(una - 1);
         assert!(e.on_echo(una, nxt, false));
         assert!(!e.on_echo(una + 5, nxt + 5, false));
-        assert!(e.on_echo(nxt, nxt + 5, false));
+        assert!(!e.on_echo(nxt, nxt + 5, false), "the end of that window");
+        assert!(e.on_echo(nxt + 1, nxt + 5, false));
         assert!(
-            !e.on_echo(nxt + 5, nxt + 9, true),
+            !e.on_echo(nxt + 6, nxt + 9, true),
             "a loss has done it already"
         );
+        // However much passes without a mark, the next one counts.
+        let far = nxt + (1 << 31);
+        e.on_progress(nxt + (1 << 30));
+        e.on_progress(far);
+        assert!(e.on_echo(far, far + 9, false));
     }
 }

@@ -4,7 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 
 use luna::stack::{Close, ConnError, OpenError, Ready, RecvError, RecvMode, SendError};
-use luna::tcp::{Config, Keepalive};
+use luna::tcp::{Config, CongestionControl, EcnUse, Keepalive};
 use luna::time::Duration;
 
 use crate::host::address;
@@ -41,6 +41,19 @@ pub(crate) fn configure(config: &mut Config, key: &str, value: &str) -> Result<(
         "time_wait" => config.time_wait = span()?,
         "fin_wait_2" => config.fin_wait_2 = span()?,
         "user_timeout" => config.user_timeout = Some(span()?),
+        "max_ack_delay" => config.max_ack_delay = span()?,
+        "congestion" => {
+            let control = CongestionControl::from_name(value);
+            config.congestion = control.ok_or(format!("congestion: no `{value}`"))?;
+        }
+        "ecn" => {
+            config.ecn = match value {
+                "off" => EcnUse::Off,
+                "accept" => EcnUse::Accept,
+                "request" => EcnUse::Request,
+                _ => return Err("ecn: off, accept or request".into()),
+            }
+        }
         _ => return Err(format!("config: no `{key}`")),
     }
     Ok(())

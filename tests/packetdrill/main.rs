@@ -85,7 +85,7 @@ fn scripts() {
         failures.join("\n")
     );
     assert!(
-        !wanted.is_empty() || count >= 150,
+        !wanted.is_empty() || count >= 300,
         "only {count} cases were found"
     );
 }

@@ -127,8 +127,8 @@ impl Algorithm for Cubic {
         };
         let srtt = ack.srtt.unwrap_or(Duration::ZERO);
         //= RFC 9438 §4.2
-        //# "the elapsed time MUST NOT include time periods during which cwnd has not been
-        //#  updated due to application-limited behavior"
+        //# "The elapsed time MUST NOT include periods during which cwnd has not been updated due
+        //#  to application-limited behavior"
         if pause > srtt.saturating_mul(2) + PAUSE {
             epoch = (epoch + pause).min(ack.now);
             self.epoch = Some(epoch);
@@ -151,7 +151,7 @@ impl Algorithm for Cubic {
         let cubic = self.w_cubic(t, window.mss);
         if cubic < self.w_est {
             //= RFC 9438 §4.3
-            //# "CUBIC is in the Reno-friendly region, and cwnd SHOULD be set to W_est at each
+            //# "CUBIC is in the Reno-friendly region and cwnd SHOULD be set to W_est at each
             //#  reception of a new ACK."
             let missing = self.w_est.saturating_sub(window.cwnd);
             window.grow(missing);
@@ -172,8 +172,8 @@ impl Algorithm for Cubic {
     fn on_loss(&mut self, window: &Window, flight: u32) -> u32 {
         self.before = (self.w_max, self.prior);
         //= RFC 9438 §4.6
-        //# "cwnd ... ssthresh = flight_size * β_cubic"
-        // of the window rather than of what was in flight only where that was all of it.
+        //# "ssthresh = flight_size * β_cubic"
+        // Of the window rather than of what was in flight only where that was all of it.
         let base = window.cwnd.min(flight.max(window.floor()));
         //= RFC 9438 §4.7
         //# "if cwnd < W_max and fast convergence is enabled: W_max = cwnd * (1 + β_cubic) / 2"

@@ -6,8 +6,7 @@ use crate::wire::SeqNum;
 
 /// One, in the units of alpha.
 const ONE: u32 = 1 << 10;
-//= RFC 8257 §3.3
-//# "g ... the RECOMMENDED ... 1/16"
+/// g = 1/16: RFC 8257 §3.3 leaves it to the implementation; this is Linux's.
 const GAIN_SHIFT: u32 = 4;
 
 /// The state variables of RFC 8257 §3.3.
@@ -26,8 +25,7 @@ impl Dctcp {
     pub(super) const fn new() -> Self {
         Self {
             reno: NewReno::new(),
-            //= RFC 8257 §4.2
-            //# "it is RECOMMENDED that DCTCP.Alpha be initialized to 1"
+            // As in Linux: until something is known, a mark counts as much as for RFC 3168.
             alpha: ONE,
             acked: 0,
             marked: 0,

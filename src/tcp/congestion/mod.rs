@@ -266,8 +266,7 @@ impl Controller {
 
     /// Recovery with SACK is over.
     pub(crate) fn exit_sack_recovery(&mut self) {
-        //= RFC 6937 §3
-        //# "On completion of recovery ... cwnd = ssthresh"
+        // RFC 6937 §1: recovery should end as near to ssthresh as it can; Linux sets it.
         self.window.cwnd = self.window.ssthresh.max(self.window.mss);
     }
 

@@ -39,12 +39,16 @@ impl<P: Payload> Connection<P> {
             let after_timeout = self.recovery.phase == Phase::Timeout;
             let ack = self.ack_for_congestion(now, h, news, after_timeout);
             self.congestion.observe(&ack);
+            if self.ecn.agreed {
+                self.ecn.on_progress(self.tx.una);
+            }
         }
         if self.ecn.agreed && h.flags.contains(TcpFlags::ECE) {
             let repairing = self.recovery.phase != Phase::Open;
             if self.ecn.on_echo(self.tx.una, self.tx.nxt, repairing) {
                 self.counters.ecn_reductions += 1;
-                self.congestion.on_ecn(self.tx.flight());
+                // The window that was marked includes what this acknowledges.
+                self.congestion.on_ecn(self.tx.flight() + news.acked);
             }
         }
         if self.is_spurious(h, news) {
@@ -85,7 +89,10 @@ impl<P: Payload> Connection<P> {
         if after_timeout {
             ack.bytes = news.delivered;
         }
-        if ack.bytes > 0 && (after_timeout || news.acked > 0) {
+        //= RFC 3168 §6.1.2
+        //# "The sending TCP SHOULD NOT increase the congestion window in response to the receipt
+        //#  of an ECN-Echo ACK packet."
+        if ack.bytes > 0 && (after_timeout || news.acked > 0) && !ack.ece {
             self.congestion.on_ack(&ack);
         }
     }
@@ -209,6 +216,7 @@ impl<P: Payload> Connection<P> {
         //#  calculation."
         let flight = self.tx.flight().saturating_sub(self.recovery.limited_bytes);
         self.recovery.begin(Phase::Fast, self.tx.una, self.tx.nxt);
+        self.ecn.on_loss(self.tx.nxt);
         self.rack.forget_probe();
         if self.flags.contains(Flags::SACK) {
             // What is sent again first is what is lost, wherever it is.
@@ -308,7 +316,10 @@ impl<P: Payload> Connection<P> {
             //# "The sender then SHOULD invoke a congestion control response equivalent to a fast
             //#  recovery."
             self.rack.forget_probe();
-            self.congestion.on_repaired_loss(self.tx.flight());
+            self.ecn.on_loss(self.tx.nxt);
+            // Of which this acknowledges all that was lost.
+            self.congestion
+                .on_repaired_loss(self.tx.flight() + news.acked);
         }
     }
 

@@ -402,8 +402,8 @@ impl<P: Payload> Connection<P> {
         if self.ecn.agreed && len > 0 && !retransmission {
             ecn = Ecn::Ect0;
             //= RFC 3168 §6.1.2
-            //# "sets the CWR flag in the TCP header of the first new data packet sent after the
-            //#  window reduction"
+            //# "the TCP sender sets the CWR flag in the TCP header of the first new data packet
+            //#  sent after the window reduction"
             if core::mem::take(&mut self.ecn.cwr) {
                 flags |= TcpFlags::CWR;
             }

@@ -70,6 +70,7 @@ impl<P: Payload> Connection<P> {
         if !probing {
             self.congestion
                 .on_timeout(self.tx.flight(), self.recovery.timeouts == 0);
+            self.ecn.on_loss(self.tx.nxt);
             self.recovery.timeouts = self.recovery.timeouts.saturating_add(1);
         }
         //= RFC 2018 §5
