@@ -9,12 +9,12 @@ cd "$ROOT"
 need_root soak
 # shellcheck disable=SC2086 # one word for each package
 install_missing $PACKAGES_BUILD $PACKAGES_TEST
-export CI=true
+export CI=true LUNA_RECOVERY_LONG=1
 E2E_MIB=${SOAK_MIB:-1024} cargo test --release --locked --test e2e_integrity -- --nocapture
 bash scripts/soak_apps.sh
 for round in $(seq "${SOAK_ROUNDS:-10}"); do
     say "round $round"
     cargo test --release --locked --test apps -- --include-ignored
     cargo test --release --locked --test e2e_redis --test e2e_crash --test e2e_setup \
-        --test e2e_idle --test e2e_coexist
+        --test e2e_idle --test e2e_coexist --test e2e_recovery
 done

@@ -31,6 +31,7 @@ pub struct ControlHandle {
     socket: Option<Arc<OwnedFd>>,
     resolve: Mutex<Pacer>,
     confirm: Mutex<Pacer>,
+    probe: Mutex<Pacer>,
 }
 
 impl ControlHandle {
@@ -47,6 +48,7 @@ impl ControlHandle {
             socket,
             resolve: Mutex::new(Pacer::new(RESOLVE_INTERVAL)),
             confirm: Mutex::new(Pacer::new(CONFIRM_INTERVAL)),
+            probe: Mutex::new(Pacer::new(RESOLVE_INTERVAL)),
         }
     }
 
@@ -83,10 +85,10 @@ impl ControlHandle {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Asks the kernel to find out (again) a neighbour's address: when it is unknown, when it
-    /// has failed, and when what was sent there goes unanswered. The answer arrives as a new
-    /// generation. Returns whether a request was sent: not if one was less than
-    /// [`RESOLVE_INTERVAL`] ago, nor for an entry that the administrator fixed.
+    /// Asks the kernel to find out (again) a neighbour's address: when it is unknown and when it
+    /// has failed. The answer arrives as a new generation. Returns whether a request was sent: not
+    /// if one was less than [`RESOLVE_INTERVAL`] ago, nor for an entry that the administrator
+    /// fixed.
     pub fn request_resolve(&self, now: Instant, ifindex: u32, ip: IpAddr) -> bool {
         // NTF_USE on a permanent entry would make the kernel forget that it is permanent.
         let fixed = match self.tables().neighbour(ifindex, ip) {
@@ -106,6 +108,18 @@ impl ControlHandle {
             _ => false,
         };
         ages && self.paced(&self.confirm, now, ifindex, ip, message::confirm_request)
+    }
+
+    /// Doubts a neighbour: what was sent there goes unanswered. The kernel asks it three times, a
+    /// second apart, and then everybody; what it finds arrives as a new generation. Returns whether
+    /// a request was sent: not if one was less than [`RESOLVE_INTERVAL`] ago, nor for an entry that
+    /// is not known or that the administrator fixed.
+    pub fn request_probe(&self, now: Instant, ifindex: u32, ip: IpAddr) -> bool {
+        let ages = match self.tables().neighbour(ifindex, ip) {
+            Neighbour::Known(_, state) => !state.is_fixed(),
+            _ => false,
+        };
+        ages && self.paced(&self.probe, now, ifindex, ip, message::probe_request)
     }
 
     fn paced(

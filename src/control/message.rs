@@ -485,6 +485,13 @@ pub(super) fn confirm_request(ifindex: u32, ip: IpAddr) -> Vec<u8> {
     emit(0, 0, RouteNetlinkMessage::NewNeighbour(message))
 }
 
+/// Asks the kernel to ask a neighbour that it knows whether it is still there, at once.
+pub(super) fn probe_request(ifindex: u32, ip: IpAddr) -> Vec<u8> {
+    let mut message = neighbour_message(ifindex, ip);
+    message.header.state = WireState::Probe;
+    emit(0, 0, RouteNetlinkMessage::NewNeighbour(message))
+}
+
 fn neighbour_message(ifindex: u32, ip: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family_of(ip);

@@ -77,7 +77,8 @@ impl Shard {
                 self.settle(now, index);
                 return;
             };
-            let hop = self.link.hop(now, ends.0, ends.1, &mut slot.hop);
+            let answers = !slot.conn.is_unanswered();
+            let hop = (self.link).hop(now, ends.0, ends.1, answers, &mut slot.hop);
             let obstacle = match hop {
                 Hop::Ready(template) => {
                     self.stats.segments_out += u64::from(segment.segments());

@@ -256,7 +256,7 @@ impl Shard {
         let mut cache = super::link::HopCache::default();
         let hop = self
             .link
-            .hop(now, local.ip(), remote.ip(), &mut cache)
+            .hop(now, local.ip(), remote.ip(), true, &mut cache)
             .clone();
         let bare = SegmentOut::without_data(header.clone());
         self.send_frame(now, (local.ip(), remote.ip()), &hop, bare);

@@ -179,19 +179,24 @@ impl Link {
         way
     }
 
-    /// The way from `src` to `dst`, from `cache` if that is still true.
+    /// The way from `src` to `dst`, from `cache` if that is still true. `answers`: what was sent
+    /// that way has not timed out again and again.
     pub(super) fn hop<'a>(
         &mut self,
         now: Instant,
         src: IpAddr,
         dst: IpAddr,
+        answers: bool,
         cache: &'a mut HopCache,
     ) -> &'a Hop {
         if cache.generation != self.generation || cache.hop.is_none() {
             cache.generation = self.generation;
             cache.hop = None;
         }
-        if now >= cache.confirm_at
+        if !answers && let Some(ip) = cache.next_hop {
+            // To confirm it now would keep the kernel from finding out that it has another address.
+            let _rate_limited = self.control.request_probe(now, self.ifindex, ip);
+        } else if now >= cache.confirm_at
             && let Some(ip) = cache.next_hop
         {
             cache.confirm_at = now + CONFIRM_EVERY;

@@ -324,7 +324,7 @@ impl Shard {
             let mut cache = HopCache::default();
             let hop = self
                 .link
-                .hop(now, local.ip(), remote.ip(), &mut cache)
+                .hop(now, local.ip(), remote.ip(), true, &mut cache)
                 .clone();
             let ends = (local.ip(), remote.ip());
             self.send_frame(now, ends, &hop, syn_ack);

@@ -322,6 +322,13 @@ impl<P: Payload> Connection<P> {
         }
     }
 
+    /// The retransmission timer has expired more than once without any answer: whoever is on the
+    /// way may not be there any more.
+    #[inline]
+    pub fn is_unanswered(&self) -> bool {
+        self.recovery.timeouts > 1
+    }
+
     /// The state.
     #[inline]
     pub fn state(&self) -> State {
