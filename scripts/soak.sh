@@ -14,7 +14,6 @@ E2E_MIB=${SOAK_MIB:-1024} cargo test --release --locked --test e2e_integrity -- 
 bash scripts/soak_apps.sh
 for round in $(seq "${SOAK_ROUNDS:-10}"); do
     say "round $round"
-    cargo test --release --locked --test apps -- --include-ignored
-    cargo test --release --locked --test e2e_redis --test e2e_crash --test e2e_setup \
+    cargo test --release --locked --test apps --test e2e_redis --test e2e_crash --test e2e_setup \
         --test e2e_idle --test e2e_coexist --test e2e_recovery
 done

@@ -7,6 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::Value;
 
@@ -16,16 +17,16 @@ struct Server {
     port: u16,
 }
 
-/// A port that nobody listens on now, nor on the one after it.
+/// A port that nobody listens on now, nor on the one after it. Each call gives others, below the
+/// range that the kernel takes the ports of clients from: those of the tests that run beside this
+/// one cannot take it before its server does.
 fn free_port() -> u16 {
-    (0..100)
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    (0..1000)
         .find_map(|_| {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .ok()?
-                .local_addr()
-                .ok()?
-                .port();
-            TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+            let port = NEXT.fetch_add(2, Ordering::Relaxed);
+            TcpListener::bind(("127.0.0.1", port)).ok()?;
+            TcpListener::bind(("127.0.0.1", port + 1)).ok()?;
             Some(port)
         })
         .expect("two free ports in a row")

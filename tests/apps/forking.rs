@@ -28,7 +28,6 @@ fn lenient(mut run: Run) -> Run {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn postgres() {
     let Some(bed) = Bed::new(&["psql", "setpriv"], 1) else {
         return;
@@ -105,7 +104,6 @@ fn postgres() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn openssh() {
     let Some(bed) = Bed::new(&["sshd", "ssh", "ssh-keygen"], 1) else {
         return;

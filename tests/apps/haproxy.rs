@@ -67,13 +67,11 @@ fn proxies(backend_on_luna: bool) {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn to_a_kernel_back_end() {
     proxies(false);
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn to_a_luna_back_end() {
     proxies(true);
 }

@@ -4,7 +4,6 @@ use super::bed::Bed;
 use super::common::netns::checked;
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn both_directions_and_parallel_streams() {
     let Some(bed) = Bed::new(&["iperf3"], 1) else {
         return;

@@ -76,7 +76,6 @@ public class Both {
 "#;
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn http_and_plain_sockets() {
     let Some(bed) = Bed::new(&["java", "javac"], 1) else {
         return;

@@ -25,7 +25,6 @@ print('done')
 ";
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn four_threads() {
     let Some(bed) = Bed::new(&["memcached", "python3"], 1) else {
         return;

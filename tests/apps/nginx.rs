@@ -44,7 +44,6 @@ fn start(bed: &Bed) -> (Proc, Vec<u8>) {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn two_workers_serve_everything() {
     let Some(bed) = Bed::new(&PROGRAMS, 2) else {
         return;
@@ -95,7 +94,6 @@ fn two_workers_serve_everything() {
 
 /// `nginx -t` listens, but uses no listener: it must not touch the device.
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn a_test_of_the_configuration_attaches_nothing() {
     let Some(bed) = Bed::new(&PROGRAMS, 1) else {
         return;
@@ -124,7 +122,6 @@ fn a_test_of_the_configuration_attaches_nothing() {
 
 /// Reloads while clients ask, each request on a connection of its own: none may fail.
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn a_reload_fails_no_request() {
     let Some(bed) = Bed::new(&PROGRAMS, 4) else {
         return;
@@ -181,7 +178,6 @@ fn a_reload_fails_no_request() {
 
 /// One worker is killed: the other and the master go on, and the next worker is accelerated too.
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn a_killed_worker_harms_nobody() {
     let Some(bed) = Bed::new(&PROGRAMS, 2) else {
         return;

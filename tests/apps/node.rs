@@ -37,7 +37,6 @@ for (let i = 0; i < 80; i++) post();
 ";
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn http_server_and_client() {
     let Some(bed) = Bed::new(&["node"], 1) else {
         return;

@@ -33,7 +33,6 @@ fn ask(bed: &Bed, words: &[&str]) -> String {
 /// Keys are set with pipelining while a child saves them; then each is there, in the server and in
 /// a replica that runs on luna at the other end.
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn saving_and_replicating_under_load() {
     let Some(bed) = Bed::new(&PROGRAMS, 1) else {
         return;
@@ -95,7 +94,6 @@ fn saving_and_replicating_under_load() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn publishing() {
     let Some(bed) = Bed::new(&PROGRAMS, 1) else {
         return;
@@ -131,7 +129,6 @@ fn publishing() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn over_tls() {
     let Some(bed) = Bed::new(&PROGRAMS, 1) else {
         return;

@@ -5,7 +5,6 @@ use super::bed::Bed;
 use super::common::proc::PATIENCE;
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn sockets_and_epoll() {
     let Some(bed) = Bed::new(&["stress-ng"], 1) else {
         return;

@@ -4,7 +4,6 @@ use super::bed::{Bed, PYTHON, noise};
 use super::common::proc::{PATIENCE, Proc, wait_until};
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn http_server_curl_and_wget() {
     let Some(bed) = Bed::new(&["python3", "curl", "wget"], 1) else {
         return;
@@ -28,7 +27,6 @@ fn http_server_curl_and_wget() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn socat_both_ways() {
     let Some(bed) = Bed::new(&["socat"], 1) else {
         return;
@@ -82,7 +80,6 @@ asyncio.run(server() if len(sys.argv) < 2 else client(sys.argv[1]))
 ";
 
 #[test]
-#[ignore = "not seen to pass yet: docs/APPS.md"]
 fn asyncio() {
     let Some(bed) = Bed::new(&["python3"], 1) else {
         return;
