@@ -20,6 +20,10 @@ pub const OUTSTANDING_RUNS_MAX: usize = 1024;
 pub const MSS_FLOOR_BYTES: u16 = 48;
 /// Most pieces of payload in one segment.
 pub const SEGMENT_PIECES_MAX: usize = 4;
+/// Most messages of routers that wait for the shards.
+pub const NOTICES_MAX: usize = 64;
+/// Most peers of one shard that a router has said to be behind a narrow path.
+pub const NARROW_PATHS_MAX: usize = 64;
 /// Most links that the control plane's mirror keeps.
 pub const LINKS_MAX: usize = 4096;
 /// Most addresses of this host that the control plane's mirror keeps.

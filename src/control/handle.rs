@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::net::{SendFlags, send};
 
 use super::message;
+use super::notices::Notices;
 use super::tables::{Neighbour, NeighbourEntry, Tables};
 use crate::limits;
 use crate::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub struct ControlHandle {
     resolve: Mutex<Pacer>,
     confirm: Mutex<Pacer>,
     probe: Mutex<Pacer>,
+    notices: Notices,
 }
 
 impl ControlHandle {
@@ -49,7 +51,13 @@ impl ControlHandle {
             resolve: Mutex::new(Pacer::new(RESOLVE_INTERVAL)),
             confirm: Mutex::new(Pacer::new(CONFIRM_INTERVAL)),
             probe: Mutex::new(Pacer::new(RESOLVE_INTERVAL)),
+            notices: Notices::default(),
         }
+    }
+
+    /// What routers have said.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Grows whenever the tables change; never zero. Whoever sees a new value calls

@@ -9,13 +9,14 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto, recvfrom, socket_with, sockopt,
 };
 
+use crate::sys;
 use crate::wire::SeqNum;
 use crate::wire::checksum::Checksum;
 
@@ -31,6 +32,13 @@ const MESSAGE_BYTES: usize = 256;
 const SOCKET_BUFFER_BYTES: usize = 64 * 1024;
 /// One poll looks at no more messages than this.
 const MESSAGES_PER_POLL: usize = 32;
+
+/// Of linux/icmp.h and linux/icmpv6.h: each set bit of a filter is a type that is kept away.
+const SOL_RAW: i32 = 255;
+const FILTER: i32 = 1;
+/// The types of message that count.
+const DESTINATION_UNREACHABLE: u8 = 3;
+const PACKET_TOO_BIG: u8 = 2;
 
 /// A router could not forward a segment of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,14 +68,27 @@ impl IcmpListener {
     /// The kernel's refusal.
     pub fn open() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let open = |family, protocol| {
+        let open = |family, protocol, (level, filter): (i32, &[u8])| {
             let socket = socket_with(family, SocketType::RAW, flags, Some(protocol))?;
             sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
+            // Not to be woken by every ping. What passes all the same is passed over.
+            let _ = sys::setsockopt(socket.as_raw_fd(), level, FILTER, filter);
             Ok::<_, Errno>(socket)
         };
+        let v4_filter = (!(1u32 << DESTINATION_UNREACHABLE)).to_ne_bytes();
+        let mut v6_filter = [0xff; 32];
+        let word = !(1u32 << PACKET_TOO_BIG);
+        for (to, from) in v6_filter.iter_mut().zip(word.to_ne_bytes()) {
+            *to = from;
+        }
         Ok(Self {
-            v4: open(AddressFamily::INET, ipproto::ICMP)?,
-            v6: open(AddressFamily::INET6, ipproto::ICMPV6).ok(),
+            v4: open(AddressFamily::INET, ipproto::ICMP, (SOL_RAW, &v4_filter))?,
+            v6: open(
+                AddressFamily::INET6,
+                ipproto::ICMPV6,
+                (libc::IPPROTO_ICMPV6, &v6_filter),
+            )
+            .ok(),
         })
     }
 

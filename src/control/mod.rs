@@ -22,6 +22,7 @@ mod handle;
 mod icmp;
 mod message;
 mod mirror;
+mod notices;
 mod state;
 mod tables;
 
@@ -30,6 +31,7 @@ pub use discovery::{Discovery, DiscoveryFrame};
 pub use handle::{CONFIRM_INTERVAL, ControlHandle, RESOLVE_INTERVAL};
 pub use icmp::{IcmpListener, PATH_MTU_MIN_V4, PATH_MTU_MIN_V6, TooBig};
 pub use mirror::{Change, Mirror, OpenError};
+pub use notices::Notices;
 pub use state::MirrorStats;
 pub use tables::{
     Address, Link, Neighbour, NeighbourState, NextHop, Route, RouteError, RouteKind, Scope,

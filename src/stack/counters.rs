@@ -75,6 +75,8 @@ pub struct Counters {
     pub segments_unknown: u64,
     /// Resets sent for segments that belong to nothing.
     pub resets_out: u64,
+    /// Routers' messages that were believed: a path takes smaller packets than the link.
+    pub too_big: u64,
     /// SYN cookies sent.
     pub cookies_out: u64,
     /// Connections opened by us.
@@ -104,6 +106,7 @@ impl Counters {
             retransmits,
             segments_unknown,
             resets_out,
+            too_big,
             cookies_out,
             active_opens,
             passive_opens,
@@ -120,6 +123,7 @@ impl Counters {
         self.retransmits += retransmits;
         self.segments_unknown += segments_unknown;
         self.resets_out += resets_out;
+        self.too_big += too_big;
         self.cookies_out += cookies_out;
         self.active_opens += active_opens;
         self.passive_opens += passive_opens;

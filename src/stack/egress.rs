@@ -69,6 +69,9 @@ impl Shard {
         };
         slot.marks.remove(Mark::DIRTY);
         let ends = (slot.local.ip(), slot.remote.ip());
+        if self.link.is_stale(&slot.hop) {
+            self.learn_path(now, index);
+        }
         for _ in 0..SEGMENTS_PER_VISIT {
             let Some(slot) = self.slots.at_mut(index) else {
                 return;

@@ -8,8 +8,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::narrow::{Narrow, NarrowPaths};
 use super::template::Template;
-use crate::control::{ControlHandle, Discovery, Neighbour, RouteError, Tables};
+use crate::control::{ControlHandle, Discovery, Neighbour, RouteError, Tables, TooBig};
 use crate::device::{Pieces, TxFrame};
 use crate::limits::FRAMES_AWAITING_NEIGHBOUR_MAX;
 use crate::time::{Duration, Instant};
@@ -84,6 +85,9 @@ pub(super) struct Link {
     /// The ends of the last packet that [`Link::accepts`] has found good.
     accepted: Option<(IpAddr, IpAddr)>,
     ways: Vec<Option<Way>>,
+    narrow: NarrowPaths,
+    /// How many of the control plane's notices have been seen.
+    notices_seen: u64,
 }
 
 impl core::fmt::Debug for Link {
@@ -114,6 +118,8 @@ impl Link {
             discovery,
             accepted: None,
             ways: vec![None; WAYS_KEPT],
+            narrow: NarrowPaths::default(),
+            notices_seen: 0,
         };
         link.read_link();
         link
@@ -154,7 +160,34 @@ impl Link {
         good
     }
 
-    /// The longest IP packet that may go from `src` to `dst`.
+    /// Whether there is something for [`Link::take_notices`].
+    #[inline]
+    pub(super) fn has_notices(&self) -> bool {
+        self.control.notices().count() != self.notices_seen
+    }
+
+    /// Moves what routers have said since the last call to the back of `out`.
+    pub(super) fn take_notices(&mut self, out: &mut Vec<TooBig>) {
+        self.control.notices().since(&mut self.notices_seen, out);
+    }
+
+    /// The path to a peer has turned out to be narrow.
+    pub(super) fn narrow(&mut self, peer: IpAddr, narrow: Narrow) {
+        self.narrow.insert(peer, narrow);
+    }
+
+    /// The path to a peer, if it is known to be narrower than the link.
+    pub(super) fn narrow_path(&self, now: Instant, peer: IpAddr) -> Option<Narrow> {
+        self.narrow.get(now, peer)
+    }
+
+    /// Whether the way has not been looked up since the control plane last changed.
+    #[inline]
+    pub(super) fn is_stale(&self, cache: &HopCache) -> bool {
+        cache.generation != self.generation
+    }
+
+    /// The longest IP packet that the link and the route take from `src` to `dst`.
     pub(super) fn path_mtu(&mut self, src: IpAddr, dst: IpAddr) -> u32 {
         self.way(src, dst).mtu
     }

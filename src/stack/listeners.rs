@@ -20,9 +20,6 @@ use crate::zbuf::Slice;
 
 /// No listener.
 pub(super) const NO_LISTENER: u32 = u32::MAX;
-/// IPv4 and IPv6 headers without options, and TCP's.
-const HEADERS_V4: u32 = 40;
-const HEADERS_V6: u32 = 60;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -381,15 +378,7 @@ impl Shard {
         remote: IpAddr,
     ) -> SharedConfig {
         let mut config = config.clone();
-        let headers = if local.is_ipv4() {
-            HEADERS_V4
-        } else {
-            HEADERS_V6
-        };
-        let frame_room = self.capabilities.frame_bytes_max.saturating_sub(14) as u32;
-        let mtu = self.link.path_mtu(local, remote).min(frame_room);
-        let mss = mtu.saturating_sub(headers).min(u32::from(u16::MAX)) as u16;
-        config.mss_local = config.mss_local.min(mss);
+        config.mss_local = config.mss_local.min(self.link_mss(local, remote));
         config.mss_default = default_mss(local);
         config.tso_bytes_max = self.capabilities.tso_bytes_max as u32;
         config.seed = self.seed;

@@ -309,6 +309,9 @@ impl Shard {
             self.link.release_waiting(now, &mut self.tx);
         }
         self.link.run_discovery(now, &mut self.tx);
+        if self.link.has_notices() {
+            self.take_notices(now);
+        }
     }
 
     fn run_timers(&mut self, now: Instant) {

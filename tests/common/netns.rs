@@ -183,6 +183,8 @@ pub struct NetnsRoute {
     pub a_end: End,
     /// B's end of its link to the middle.
     pub b_end: End,
+    /// The middle's end of its link to B.
+    pub b_router: End,
 }
 
 impl NetnsRoute {
@@ -219,6 +221,7 @@ impl NetnsRoute {
             b,
             a_end,
             b_end,
+            b_router,
         }
     }
 }

@@ -169,9 +169,8 @@ pub(crate) fn crew(lanes: usize, manner: Manner) -> (Arc<Crew<FakeShard>>, Vec<L
 struct NoChores;
 
 impl Chores for NoChores {
-    fn fd(&self) -> Option<RawFd> {
-        None
-    }
+    fn fds(&self, _fds: &mut Vec<RawFd>) {}
+
     fn run(&mut self) {}
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::control::ControlHandle;
+use crate::control::{ControlHandle, IcmpListener};
 use crate::socket::reason::Reason;
 use crate::sys::internal;
 use crate::time::{Duration, Instant};
@@ -215,6 +215,14 @@ impl Place {
                 log::warn!("{}: cannot take port {port} again: {error}", self.interface);
             }
         }
+    }
+
+    /// Keeps what routers have said for the shards. Whether there was something.
+    pub(super) fn take_notices(&self, icmp: &IcmpListener) -> bool {
+        let notices = self.control.notices();
+        let before = notices.count();
+        icmp.poll(|notice| notices.add(notice));
+        notices.count() != before
     }
 
     /// The kernel's tables have changed.

@@ -25,8 +25,9 @@ const QUIET_TICKS: u32 = 3;
 
 /// What the steward does besides: kernel notifications.
 pub(crate) trait Chores: Send {
-    /// Becomes readable when there is something to do.
-    fn fd(&self) -> Option<RawFd>;
+    /// Moves the descriptors that become readable when there is something to do to the back of
+    /// `fds`.
+    fn fds(&self, fds: &mut Vec<RawFd>);
     /// Does it.
     fn run(&mut self);
     /// When to do what is done from time to time.
@@ -70,17 +71,17 @@ struct Steward<'a, E> {
 impl<E: Engine> Steward<'_, E> {
     fn run(&mut self) {
         let bell = Arc::clone(self.crew.steward_bell());
-        let mut fds = Vec::new();
+        let (mut fds, mut watched) = (Vec::new(), Vec::new());
         while !self.crew.is_stopping() {
             let deadline = self.round();
             fds.clear();
-            if let Some(fd) = self.chores.fd() {
-                fds.push(PollFd {
-                    fd,
-                    events: libc::POLLIN,
-                    revents: 0,
-                });
-            }
+            watched.clear();
+            self.chores.fds(&mut watched);
+            fds.extend(watched.iter().map(|fd| PollFd {
+                fd: *fd,
+                events: libc::POLLIN,
+                revents: 0,
+            }));
             // Without a tick to come, whoever leaves a shard must tell.
             let asleep = deadline == Instant::FAR_FUTURE;
             self.chores.run_due(SystemClock.now());
@@ -96,7 +97,7 @@ impl<E: Engine> Steward<'_, E> {
             if asleep {
                 self.crew.steward_wakes();
             }
-            if fds.first().is_some_and(|fd| fd.revents != 0) {
+            if fds.iter().take(watched.len()).any(|fd| fd.revents != 0) {
                 self.chores.run();
             }
         }

@@ -175,6 +175,9 @@ impl<P: Payload> Connection<P> {
         self.counters.bytes_acked += (payload_before - self.tx.queue.len()) as u64;
         self.sample_rtt(now, h, news);
         self.recovery.on_progress(h.ack);
+        if self.path.has_arrived(h.ack) {
+            self.raise_path_mss();
+        }
         self.progress_at = now;
         self.wake_writer();
     }

@@ -327,24 +327,6 @@ impl<P: Payload> Connection<P> {
         self.set_receive_budget(bytes);
     }
 
-    /// The path takes segments of at most `mss` bytes (MTU less fixed headers): the link's MTU
-    /// changed, or a router said so about a segment that is in flight (RFC 1191, RFC 8201).
-    /// Lowering it sends again at once what may have been too large.
-    pub fn set_path_mss(&mut self, mss: u16) {
-        let mss = mss.clamp(self.config.mss_min, self.config.mss_local);
-        let lowered = mss < self.mss_path;
-        self.mss_path = mss;
-        let before = self.mss;
-        self.apply_mss();
-        if lowered && self.mss < before && self.state.is_synchronized() && self.tx.flight() > 0 {
-            // A packet that was too big is no sign of congestion: cwnd and ssthresh stay.
-            self.scoreboard.mark_lost(|_| true);
-            self.recovery
-                .begin(Phase::Timeout, self.tx.una, self.tx.nxt);
-            self.recovery.forget_undo();
-        }
-    }
-
     /// Counters.
     pub fn counters(&self) -> &Counters {
         &self.counters

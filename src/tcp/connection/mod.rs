@@ -18,6 +18,7 @@ mod input;
 mod loss;
 mod open;
 mod output;
+mod path;
 mod timeouts;
 
 use bitflags::bitflags;
@@ -27,6 +28,7 @@ use super::config::{Ports, SharedConfig};
 use super::congestion::Controller;
 use super::ecn::EcnState;
 use super::info::Counters;
+use super::path_mtu::PathMtu;
 use super::payload::Payload;
 use super::rack::Rack;
 use super::receiver::Receiver;
@@ -183,9 +185,8 @@ pub struct Connection<P> {
     persist_backoff: u8,
     /// The MSS option of the peer, or what we assume without one.
     mss_peer: u16,
-    /// What the path takes: starts as the local MSS, lowered by path MTU discovery.
-    mss_path: u16,
     challenge: ChallengeLimit,
+    path: PathMtu,
     /// Shared with other connections until something of it is changed on this one.
     config: SharedConfig,
 }
@@ -314,7 +315,7 @@ impl<P: Payload> Connection<P> {
             probes_unanswered: 0,
             persist_backoff: 0,
             mss_peer: cfg.mss_default,
-            mss_path: cfg.mss_local,
+            path: PathMtu::new(cfg.mss_local),
             challenge: ChallengeLimit::new(
                 cfg.seed ^ (u64::from(iss.get()) << 32) ^ u64::from(ts_offset),
             ),

@@ -102,14 +102,19 @@ impl<P: Payload> Connection<P> {
     pub(super) fn apply_mss(&mut self) {
         //= RFC 9293 §3.7.1
         //# "Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize"
-        let bytes = u32::from(self.mss_peer.min(self.mss_path));
+        self.mss = self.effective_mss(self.path.mss());
+        self.congestion.set_mss(self.mss);
+    }
+
+    /// Payload bytes of a full segment on a path that takes `mss`.
+    pub(super) fn effective_mss(&self, mss: u16) -> u32 {
+        let bytes = u32::from(self.mss_peer.min(mss));
         let options = if self.flags.contains(Flags::TIMESTAMPS) {
             TIMESTAMPS_BYTES
         } else {
             0
         };
-        self.mss = bytes.saturating_sub(options).max(1);
-        self.congestion.set_mss(self.mss);
+        bytes.saturating_sub(options).max(1)
     }
 
     /// RFC 9293 §3.10.7.3.

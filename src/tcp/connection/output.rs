@@ -161,6 +161,11 @@ impl<P: Payload> Connection<P> {
             flush: self.flags.contains(Flags::FLUSH),
         };
         let allowed = window.saturating_sub(in_flight);
+        if self.path.is_raise_due(now)
+            && let Some(out) = self.probe_path(now, allowed, mss)
+        {
+            return Some(out);
+        }
         let plan = self.tx.plan(mss, allowed, manners);
         match plan {
             Plan::Send { mut len, mut fin } => {
@@ -283,6 +288,7 @@ impl<P: Payload> Connection<P> {
         self.counters.retransmits += 1;
         self.counters.bytes_retransmitted += u64::from(len);
         let end = end + u32::from(fin);
+        let _failed = self.path.on_resent(start, end, now);
         self.scoreboard.on_resent(start, end, now);
         let bytes = end.distance_from(start);
         self.recovery.on_resent(now, bytes);
@@ -294,7 +300,13 @@ impl<P: Payload> Connection<P> {
     }
 
     #[inline]
-    fn emit_new(&mut self, now: Instant, len: u32, fin: bool, mss: u32) -> SegmentOut<P> {
+    pub(super) fn emit_new(
+        &mut self,
+        now: Instant,
+        len: u32,
+        fin: bool,
+        mss: u32,
+    ) -> SegmentOut<P> {
         let start = self.tx.nxt;
         if self.tx.flight() == 0 {
             self.progress_at = now;

@@ -8,6 +8,7 @@ mod hostile;
 mod long;
 mod loss;
 mod pair;
+mod path;
 mod recovery;
 mod resets;
 mod script;

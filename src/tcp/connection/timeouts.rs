@@ -72,6 +72,7 @@ impl<P: Payload> Connection<P> {
                 .on_timeout(self.tx.flight(), self.recovery.timeouts == 0);
             self.ecn.on_loss(self.tx.nxt);
             self.recovery.timeouts = self.recovery.timeouts.saturating_add(1);
+            self.suspect_black_hole(now);
         }
         //= RFC 2018 §5
         //# "After a retransmit timeout the data sender SHOULD turn off all of the SACKed bits,

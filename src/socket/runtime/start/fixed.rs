@@ -79,9 +79,7 @@ impl Steer for Whole {
 struct Board(Bulletin);
 
 impl Chores for Board {
-    fn fd(&self) -> Option<RawFd> {
-        None
-    }
+    fn fds(&self, _fds: &mut Vec<RawFd>) {}
 
     fn run(&mut self) {}
 

@@ -14,7 +14,7 @@ use super::super::steward::Chores;
 use super::bulletin::Bulletin;
 use super::{go, manner, secret};
 use crate::config::Config;
-use crate::control::{Change, ControlHandle, Link, Mirror};
+use crate::control::{Change, ControlHandle, IcmpListener, Link, Mirror};
 use crate::device::Device;
 use crate::device::xdp::{XdpConfig, XdpDevice, XdpQueue, clear_stock, stock, stocked};
 use crate::socket::{listener, report};
@@ -57,27 +57,37 @@ impl Steer for Steering {
     }
 }
 
-/// The netlink socket.
+/// The netlink socket, and what routers say.
 struct Follow {
     mirror: Mirror,
+    icmp: Option<IcmpListener>,
     runtime: &'static Runtime,
     broken: bool,
     bulletin: Bulletin,
 }
 
 impl Chores for Follow {
-    fn fd(&self) -> Option<RawFd> {
-        use std::os::fd::AsRawFd as _;
-        (!self.broken).then(|| self.mirror.fd().as_raw_fd())
+    fn fds(&self, fds: &mut Vec<RawFd>) {
+        if !self.broken {
+            fds.push(self.mirror.fd().as_raw_fd());
+        }
+        fds.extend(icmp_fds(&self.icmp));
     }
 
     fn run(&mut self) {
-        match self.mirror.poll() {
-            Ok(Change::Changed) => self.runtime.place.follow(),
-            Ok(Change::Unchanged) => {}
-            Err(error) => {
+        match (!self.broken).then(|| self.mirror.poll()) {
+            Some(Ok(Change::Changed)) => self.runtime.place.follow(),
+            Some(Ok(Change::Unchanged)) | None => {}
+            Some(Err(error)) => {
                 self.broken = true;
                 log::warn!("netlink: {error}: changes of routes are not seen any more");
+            }
+        }
+        if let Some(icmp) = &self.icmp
+            && self.runtime.place.take_notices(icmp)
+        {
+            for lane in self.runtime.crew.lanes() {
+                lane.ring_leader();
             }
         }
     }
@@ -117,9 +127,18 @@ struct Parts<'a> {
     control: &'a Arc<ControlHandle>,
 }
 
+fn icmp_fds(icmp: &Option<IcmpListener>) -> impl Iterator<Item = RawFd> {
+    icmp.iter()
+        .flat_map(IcmpListener::fds)
+        .map(|fd| fd.as_raw_fd())
+}
+
 /// What needs privileges.
 struct Prepared {
     steering: Steering,
+    /// Nothing without the privilege for raw sockets: then a path that is too narrow is found out
+    /// by timeouts.
+    icmp: Option<IcmpListener>,
     /// The packet memory, if sockets with it are in stock.
     area: Option<Arc<Area>>,
     /// The descriptors that the BPF library has opened, and those in stock.
@@ -131,11 +150,13 @@ static PREPARED: ForkMutex<Option<Prepared>> = ForkMutex::new(None);
 fn open(name: &str) -> Result<Prepared, String> {
     let before = bpf_fds(&[]);
     let steering = Steering::attach(name).map_err(|error| error.to_string())?;
-    let fds = bpf_fds(&before);
-    let area = None;
+    let icmp = IcmpListener::open().ok();
+    let mut fds = bpf_fds(&before);
+    fds.extend(icmp_fds(&icmp));
     Ok(Prepared {
         steering,
-        area,
+        icmp,
+        area: None,
         fds,
     })
 }
@@ -224,7 +245,10 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
             }
         };
     let Prepared {
-        steering, mut fds, ..
+        steering,
+        icmp,
+        mut fds,
+        ..
     } = prepared;
     clear_stock();
     fds.extend(queues.fds());
@@ -250,6 +274,7 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
     let runtime: &'static Runtime = Box::leak(Box::new(Runtime { crew, place }));
     let chores = Box::new(Follow {
         mirror,
+        icmp,
         runtime,
         broken: false,
         bulletin: Bulletin::new(config, runtime),

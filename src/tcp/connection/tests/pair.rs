@@ -174,7 +174,9 @@ impl World {
     /// No send beyond the window: nothing lies beyond what the peer has ever promised.
     fn check_sent(&mut self, from: usize, segment: &SegmentOut<Bytes>) {
         let h = &segment.header;
-        let mss = self.sides[from].c.info().snd_mss;
+        let c = &self.sides[from].c;
+        // A larger one may be tried than is usual at the moment.
+        let mss = c.effective_mss(c.path.mss_link());
         let each = match segment.segment_bytes {
             0 => segment.payload_len,
             each => u32::from(each),
