@@ -28,6 +28,9 @@ for netns in $ROUTER $CLIENTS; do
     ip -n "$netns" link set lo up
 done
 ip netns exec "$ROUTER" sysctl -qw net.ipv4.ip_forward=1
+# A kernel sender chooses the queue of a veth by a hash that it changes after each timeout, where a
+# network card has the packet's own: the packets of a connection would reach another worker.
+ip netns exec "$CLIENTS" sysctl -qw net.core.txrehash=0
 
 # join NETNS NUMBER QUEUES: a link from a namespace to the router; 10.78.NUMBER.1 is the namespace.
 join() {
@@ -123,7 +126,8 @@ while [ $SECONDS -lt $end ]; do
     victim=${victims[round % 4]}
     sleep 5
     kill -HUP "$(cat "$WORK/nginx.pid")"
-    [ "$victim" = none ] || kill -KILL "${PIDS[$victim]}"
+    # Gone already, it is found out below.
+    [ "$victim" = none ] || kill -KILL "${PIDS[$victim]}" 2>/dev/null || true
     for kind in nginx redis memcached; do
         status=0
         wait "${PIDS[$kind]}" || status=$?

@@ -2,7 +2,10 @@
 //!
 //! The protocol core never reads a clock: it is told `now`. A shard reads it once per turn
 //! through [`Clock`], so that a test can drive everything with [`ManualClock`].
-#![forbid(unsafe_code)]
+
+mod system;
+
+pub use system::SystemClock;
 
 use core::ops::{Add, AddAssign, Sub};
 
@@ -140,21 +143,6 @@ impl core::fmt::Debug for Instant {
 pub trait Clock {
     /// The present.
     fn now(&self) -> Instant;
-}
-
-/// `CLOCK_MONOTONIC`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Instant {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Instant(
-            (t.tv_sec as u64)
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(t.tv_nsec as u64),
-        )
-    }
 }
 
 /// A clock that stands still until it is moved: for tests and the simulator.

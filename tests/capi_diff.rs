@@ -41,16 +41,41 @@ enum Way {
     Preloaded,
 }
 
+/// Who watches what the cases do to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    Nobody,
+    /// The address and undefined-behaviour sanitizers, in the cases' own code.
+    Sanitizers,
+    /// Valgrind, in the libraries too.
+    Valgrind,
+}
+
+/// What valgrind says of memory that is misused. That arguments of system calls are wrong is left
+/// out: many are, on purpose, and the kernel's answer to them is what the cases are about.
+const MISUSES: [&str; 8] = [
+    "Invalid read",
+    "Invalid write",
+    "Invalid free",
+    "Mismatched free",
+    "Conditional jump",
+    "Use of uninitialised",
+    "Source and destination overlap",
+    "Process terminating",
+];
+/// How many times slower it may be.
+const VALGRIND_PATIENCE: u32 = 10;
+
 /// The programs of the cases, built in a folder of their own.
 struct Programs {
     folder: tempfile::TempDir,
     /// Where the libraries are.
     libraries: PathBuf,
-    sanitized: bool,
+    watch: Watch,
 }
 
 impl Programs {
-    fn build(sanitized: bool) -> Self {
+    fn build(watch: Watch) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let libraries = luna().parent().expect("a folder").to_owned();
         let soname = folder.path().join("libluna.so.0");
@@ -60,7 +85,7 @@ impl Programs {
         let programs = Self {
             folder,
             libraries,
-            sanitized,
+            watch,
         };
         programs.compile(Way::Kernel);
         programs.compile(Way::Linked);
@@ -82,7 +107,7 @@ impl Programs {
         compiler.args(["-D_GNU_SOURCE", "-g", "-Wall", "-Wextra", "-Werror"]);
         compiler.args(["-Wno-stringop-overflow", "-Wno-stringop-overread"]);
         compiler.args(["-Wno-nonnull", "-Wno-unused-result", "-pthread"]);
-        if self.sanitized {
+        if self.watch == Watch::Sanitizers {
             compiler.args(["-O1", "-fsanitize=address,undefined"]);
             compiler.arg("-fno-sanitize-recover=undefined");
         } else {
@@ -105,7 +130,19 @@ impl Programs {
     }
 
     fn command(&self, pair: &NetnsPair, way: Way, control: &Path, filter: Option<&str>) -> Command {
-        let mut command = pair.a.command(&self.path(way).to_string_lossy());
+        let program = self.path(way).to_string_lossy().into_owned();
+        let mut command = if self.watch == Watch::Valgrind && way != Way::Kernel {
+            let mut command = pair.a.command("valgrind");
+            command.args(["--quiet", "--fair-sched=yes"]);
+            command.arg(format!(
+                "--suppressions={}/capi-tests/valgrind.supp",
+                env!("CARGO_MANIFEST_DIR")
+            ));
+            command.arg(program);
+            command
+        } else {
+            pair.a.command(&program)
+        };
         command.arg("test").arg(control);
         command.arg(pair.b_end.v4.to_string());
         command.arg(pair.b_end.v6.to_string());
@@ -151,8 +188,14 @@ impl Programs {
                 .env("ASAN_OPTIONS", "detect_leaks=0");
             let mut peer = Proc::start(peer);
             let mut test = Proc::start(self.command(pair, way, &control, from.as_deref()));
-            let status = test.wait(PATIENCE);
+            let patience = match self.watch {
+                Watch::Valgrind => PATIENCE * VALGRIND_PATIENCE,
+                Watch::Nobody | Watch::Sanitizers => PATIENCE,
+            };
+            let status = test.wait(patience);
             peer.kill();
+            let misused = self.watch == Watch::Valgrind && is_memory_misused(&test.stderr());
+            assert!(!misused, "{way:?}: {}", test.report());
             let mut text = test.stdout();
             streams += streams_of(&test.stderr());
             let last = text.rsplit("\n== ").next().unwrap_or_default();
@@ -192,6 +235,11 @@ fn streams_of(report: &str) -> u64 {
         .sum()
 }
 
+fn is_memory_misused(report: &str) -> bool {
+    let mut lines = report.lines().filter(|line| line.starts_with("=="));
+    lines.any(|line| MISUSES.iter().any(|misuse| line.contains(misuse)))
+}
+
 fn pair() -> NetnsPair {
     let pair = NetnsPair::new(1500);
     let rule =
@@ -210,8 +258,8 @@ fn pair() -> NetnsPair {
 /// comes a moment later; what luna does differently, it does each time.
 const TRIES: usize = 3;
 
-fn compare(sanitized: bool, filter: Option<&str>, ways: &[Way]) {
-    let programs = Programs::build(sanitized);
+fn compare(watch: Watch, filter: Option<&str>, ways: &[Way]) {
+    let programs = Programs::build(watch);
     let pair = pair();
     let (kernel, on_stack) = programs.run(&pair, Way::Kernel, filter);
     assert_eq!(on_stack, 0, "the kernel's run was on luna");
@@ -252,7 +300,11 @@ fn compare(sanitized: bool, filter: Option<&str>, ways: &[Way]) {
 fn every_case_answers_alike() {
     let Some(_turn) = turn(&["cc"]) else { return };
     let filter = std::env::var("LUNA_DIFF").ok();
-    compare(false, filter.as_deref(), &[Way::Linked, Way::Preloaded]);
+    compare(
+        Watch::Nobody,
+        filter.as_deref(),
+        &[Way::Linked, Way::Preloaded],
+    );
 }
 
 /// Under the address and undefined-behaviour sanitizers: buffers that are overrun, by a call that
@@ -261,5 +313,31 @@ fn every_case_answers_alike() {
 #[test]
 fn no_call_writes_where_it_should_not() {
     let Some(_turn) = turn(&["cc"]) else { return };
-    compare(true, None, &[Way::Linked]);
+    compare(Watch::Sanitizers, None, &[Way::Linked]);
+}
+
+/// Under valgrind, which sees inside the libraries, through both ways in: slow, so only in
+/// `make soak` (`LUNA_VALGRIND=1`).
+#[test]
+fn valgrind_finds_nothing() {
+    if std::env::var_os("LUNA_VALGRIND").is_none() {
+        eprintln!("skipped: LUNA_VALGRIND is not set");
+        return;
+    }
+    let Some(_turn) = turn(&["cc", "valgrind"]) else {
+        return;
+    };
+    let filter = std::env::var("LUNA_DIFF").ok();
+    let programs = Programs::build(Watch::Valgrind);
+    let pair = pair();
+    for way in [Way::Linked, Way::Preloaded] {
+        // What the cases answer is compared elsewhere: here, most are late.
+        let (ours, streams) = programs.run(&pair, way, filter.as_deref());
+        println!(
+            "{way:?}: {} cases, {streams} streams on the stack",
+            ours.len()
+        );
+        assert!(streams > 0, "{way:?}: nothing was accelerated");
+        assert!(filter.is_some() || ours.len() >= CASES_MIN, "{way:?}");
+    }
 }

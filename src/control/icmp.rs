@@ -95,10 +95,7 @@ impl IcmpListener {
     /// The descriptors that become readable when there may be something to
     /// [`IcmpListener::poll`].
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.v4), self.v6.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(AsFd::as_fd)
+        core::iter::once(&self.v4).chain(&self.v6).map(AsFd::as_fd)
     }
 
     /// Calls `each` for what has arrived, a bounded part of it at a time. Never blocks.

@@ -232,9 +232,7 @@ fn stream_option(pin: &Pin, level: i32, name: i32, room: usize) -> Result<Option
         (SOL_SOCKET, libc::SO_TYPE) => int(libc::SOCK_STREAM),
         (SOL_SOCKET, libc::SO_PROTOCOL) => int(IPPROTO_TCP),
         (SOL_SOCKET, libc::SO_ACCEPTCONN | SO_INCOMING_NAPI_ID) => int(0),
-        (SOL_SOCKET, libc::SO_INCOMING_CPU) => {
-            int(i32::try_from(rustix::thread::sched_getcpu()).unwrap_or(-1))
-        }
+        (SOL_SOCKET, libc::SO_INCOMING_CPU) => int(sys::current_cpu()),
         (SOL_SOCKET, SO_COOKIE) => {
             if room < 8 {
                 return Err(Errno::INVAL);

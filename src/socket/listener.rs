@@ -501,6 +501,17 @@ pub(super) fn is_worker() -> bool {
         .any(|pin| pin.kind() == Kind::Listener && pin.reason() == Reason::ChildProcess)
 }
 
+/// The ports of those.
+pub(super) fn inherited_ports() -> Vec<u16> {
+    let inherited = description::all()
+        .filter(|pin| pin.kind() == Kind::Listener && pin.reason() == Reason::ChildProcess);
+    let mut ports: Vec<u16> = inherited
+        .filter_map(|pin| pin.socket.lock().local.map(|local| local.port()))
+        .collect();
+    ports.dedup();
+    ports
+}
+
 /// Whether any listener has shards.
 pub(super) fn any() -> bool {
     !GROUPS.lock().is_empty()

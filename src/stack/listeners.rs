@@ -13,7 +13,7 @@ use super::shard::{Mark, Shard, Slot};
 use super::slab::SlabKey;
 use crate::tcp::listener::{HandshakeDone, ListenDisposition, ListenDrop};
 use crate::tcp::time_wait::TimeWaitDecision;
-use crate::tcp::{Config, Connection, Ports, SharedConfig, cookie, listener};
+use crate::tcp::{Config, Connection, Ports, SharedConfig, State, cookie, listener};
 use crate::time::Instant;
 use crate::wire::SeqNum;
 use crate::zbuf::Slice;
@@ -149,7 +149,8 @@ impl Shard {
         Some((listener.accounting.waiting(), listener.accounting.backlog()))
     }
 
-    /// Stops listening and resets what was not accepted.
+    /// Stops listening and resets what was not accepted. Handshakes that are not complete are
+    /// forgotten, as the kernel's are: a SYN that is sent again may find another listener.
     pub fn close_listener(&mut self, now: Instant, id: ListenId) {
         if self.listeners.get(listener_key(id)).is_none() {
             return;
@@ -176,6 +177,10 @@ impl Shard {
             slot.listener = NO_LISTENER;
             slot.marks.remove(Mark::EMBRYONIC);
             slot.marks.insert(Mark::DETACHED);
+            if slot.conn.state() == State::SynReceived {
+                self.forget(index);
+                continue;
+            }
             slot.conn.abort(now);
             self.after_input(now, index);
         }

@@ -192,6 +192,27 @@ fn closing_a_listener_resets_what_was_not_accepted() {
 }
 
 #[test]
+fn closing_a_listener_forgets_handshakes_silently() {
+    let mut two = Two::new(1500);
+    let now = two.now;
+    let listen = two.ends[0]
+        .listen(Two::at(0, 80), false, 16, &config(), 7)
+        .unwrap();
+    two.ends[1]
+        .connect(now, Two::at(1, 61440), Two::at(0, 80), &config(), 9)
+        .unwrap();
+    two.turn(1);
+    two.turn(0);
+    assert_eq!(two.ends[0].population(), (1, 0));
+    let sent = two.ends[0].counters().segments_out;
+    two.ends[0].close_listener(now, listen);
+    two.turn(0);
+    assert_eq!(two.ends[0].population(), (0, 0));
+    assert_eq!(two.ends[0].counters().segments_out, sent);
+    assert_eq!(two.ends[0].next_deadline(), Instant::FAR_FUTURE);
+}
+
+#[test]
 fn a_full_accept_queue_drops_syns() {
     let mut two = Two::new(1500);
     let now = two.now;

@@ -243,6 +243,14 @@ pub fn setsockopt(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<
     .map(drop)
 }
 
+/// The processor that the calling thread is on, or -1.
+pub fn current_cpu() -> c_int {
+    let mut cpu: libc::c_uint = 0;
+    // SAFETY: the kernel writes the number to a live integer; the others are null and not used.
+    let result = unsafe { raw(Sysno::getcpu, [(&raw mut cpu) as usize, 0, 0, 0, 0, 0]) };
+    result.map_or(-1, |_| c_int::try_from(cpu).unwrap_or(-1))
+}
+
 /// `read(2)` into a buffer.
 pub fn read(fd: RawFd, buf: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel writes at most `len` bytes to a live slice.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use core::net::IpAddr;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ impl Chores for Follow {
         if !self.broken {
             fds.push(self.mirror.fd().as_raw_fd());
         }
-        fds.extend(icmp_fds(&self.icmp));
+        push_icmp_fds(self.icmp.as_ref(), fds);
     }
 
     fn run(&mut self) {
@@ -127,10 +127,10 @@ struct Parts<'a> {
     control: &'a Arc<ControlHandle>,
 }
 
-fn icmp_fds(icmp: &Option<IcmpListener>) -> impl Iterator<Item = RawFd> {
-    icmp.iter()
-        .flat_map(IcmpListener::fds)
-        .map(|fd| fd.as_raw_fd())
+fn push_icmp_fds(icmp: Option<&IcmpListener>, fds: &mut Vec<RawFd>) {
+    if let Some(icmp) = icmp {
+        fds.extend(icmp.fds().map(|fd| fd.as_raw_fd()));
+    }
 }
 
 /// What needs privileges.
@@ -145,14 +145,23 @@ struct Prepared {
     fds: Vec<RawFd>,
 }
 
+/// A worker for which there is no queue tries again and again, and must not pause others each time.
+static HAS_PAUSED: AtomicBool = AtomicBool::new(false);
 static PREPARED: ForkMutex<Option<Prepared>> = ForkMutex::new(None);
 
 fn open(name: &str) -> Result<Prepared, String> {
     let before = bpf_fds(&[]);
-    let steering = Steering::attach(name).map_err(|error| error.to_string())?;
+    let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
+    // The workers that this one relieves may be told to go before it is ready (nginx allows 100
+    // ms): what they have begun by then must be finished.
+    if !HAS_PAUSED.swap(true, Ordering::Relaxed) {
+        for port in listener::inherited_ports() {
+            let _best_effort = steering.pause_others(port);
+        }
+    }
     let icmp = IcmpListener::open().ok();
     let mut fds = bpf_fds(&before);
-    fds.extend(icmp_fds(&icmp));
+    push_icmp_fds(icmp.as_ref(), &mut fds);
     Ok(Prepared {
         steering,
         icmp,
@@ -203,8 +212,9 @@ pub(super) fn prepare(config: &Config, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// In a child of a fork, and when there is no use for it.
+/// In a child of a fork.
 pub(super) fn forget_prepared() {
+    HAS_PAUSED.store(false, Ordering::Relaxed);
     if let Some(prepared) = PREPARED.lock().take() {
         for fd in &prepared.fds {
             internal::forget(*fd);
