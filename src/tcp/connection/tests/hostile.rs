@@ -37,6 +37,8 @@ enum Step {
     Close,
     Abort,
     Mss(u16),
+    /// About a segment so far from SND.UNA.
+    TooBig(i32, u16),
     Budget(u32),
     Cork(bool),
 }
@@ -93,6 +95,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => any::<u8>().prop_map(Step::Poll),
         1 => Just(Step::Shutdown),
         1 => any::<u16>().prop_map(Step::Mss),
+        2 => (-2i32..3000, any::<u16>()).prop_map(|(at, mss)| Step::TooBig(at, mss)),
         1 => any::<u32>().prop_map(Step::Budget),
         1 => any::<bool>().prop_map(Step::Cork),
     ]
@@ -133,6 +136,10 @@ impl Target {
             Step::Close => self.c.close(self.now),
             Step::Abort => self.c.abort(self.now),
             Step::Mss(mss) => self.c.set_path_mss(*mss),
+            Step::TooBig(at, mss) => {
+                let about = self.c.tx.una + (*at as u32);
+                let _believed = self.c.on_too_big(about, *mss, self.now);
+            }
             Step::Budget(bytes) => self.c.set_receive_budget(*bytes),
             Step::Cork(on) => self.c.set_cork(*on),
         }
