@@ -5,7 +5,7 @@
 
 mod system;
 
-pub use system::SystemClock;
+pub use system::{SystemClock, unix_seconds};
 
 use core::ops::{Add, AddAssign, Sub};
 

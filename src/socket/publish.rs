@@ -15,7 +15,7 @@ use crate::stack::{ConnInfo, Drop, ListenId, Shard};
 use crate::stats::{Board, BoardInfo, Counters, Reason, RowId, RowState, RunState, SocketRow};
 use crate::sys::{self, ForkMutex, internal};
 use crate::tcp::State;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, unix_seconds};
 
 /// No more often than this; and never more than a hundredth of a core (see [`Publisher::run`]).
 const EVERY: Duration = Duration::from_millis(200);
@@ -66,7 +66,7 @@ impl Publisher {
     pub(crate) fn open(config: &Config, state: RunState, reason: Reason) -> Option<Self> {
         let info = BoardInfo {
             pid: sys::getpid(),
-            started_s: board_time(),
+            started_s: unix_seconds(),
             device: config.device.to_string(),
             program: policy::program_name(),
             shards: config.shards,
@@ -141,11 +141,6 @@ impl Publisher {
             self.board.update(id, row);
         }
     }
-}
-
-fn board_time() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs())
 }
 
 /// `fd`: the lowest of its descriptors.
