@@ -51,7 +51,7 @@ settings! {
     "LUNA_LOG" "log" "off|error|warn|info|debug|trace" "warn" "what to print on stderr"
     "LUNA_STRICT" "strict" "BOOL" "no" "an error where a socket would stay on the kernel"
     "LUNA_DISABLE" "disable" "BOOL" "no" "leave every socket on the kernel"
-    "LUNA_HAIRPIN" "hairpin" "BOOL" "no" "connections to our own ports use the stack (not there yet)"
+    "LUNA_HAIRPIN" "hairpin" "BOOL" "no" "connections to our own ports use the stack (not yet)"
     "LUNA_SPIN" "spin" "TIME" "50us" "how long to poll before sleeping"
     "LUNA_STEWARD_AFTER" "steward_after" "TIME" "1ms" "when a steward turns an idle stack"
     "LUNA_FORKING" "forking" "NAME,…" "postgres,sshd,…" "programs that fork for each connection"

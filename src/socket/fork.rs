@@ -11,7 +11,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::description::{self, Kind};
-use super::{buffers, connect, listener, placeholder, runtime};
+use super::{buffers, connect, listener, placeholder, policy, runtime};
 use crate::sys::{self, ForkState};
 
 /// The process that the tables belong to.
@@ -47,7 +47,9 @@ extern "C" fn before() {
 }
 
 extern "C" fn in_parent() {
-    runtime::after_fork_parent();
+    if policy::forks_workers() {
+        runtime::after_fork_parent(&listener::ports_of_workers());
+    }
     let mut gave_up = false;
     for pin in description::all() {
         match pin.kind() {

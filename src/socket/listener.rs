@@ -501,12 +501,15 @@ pub(super) fn is_worker() -> bool {
         .any(|pin| pin.kind() == Kind::Listener && pin.reason() == Reason::ChildProcess)
 }
 
-/// The ports of those.
-pub(super) fn inherited_ports() -> Vec<u16> {
-    let inherited = description::all()
-        .filter(|pin| pin.kind() == Kind::Listener && pin.reason() == Reason::ChildProcess);
-    let mut ports: Vec<u16> = inherited
-        .filter_map(|pin| pin.socket.lock().local.map(|local| local.port()))
+/// The ports that this process is to serve, as a worker, or keeps for workers, as their master.
+pub(super) fn ports_of_workers() -> Vec<u16> {
+    let listeners = description::all().filter(|pin| pin.kind() == Kind::Listener);
+    let mut ports: Vec<u16> = listeners
+        .filter_map(|pin| {
+            let cell = pin.socket.lock();
+            let theirs = cell.is_pending || pin.reason() == Reason::ChildProcess;
+            cell.local.filter(|_| theirs).map(|local| local.port())
+        })
         .collect();
     ports.dedup();
     ports

@@ -242,8 +242,12 @@ pub fn base_config(remote: Option<IpAddr>) -> tcp::Config {
 /// what another thread may be changing.
 pub fn before_fork() {}
 
-/// After a `fork`, in the parent.
-pub fn after_fork_parent() {}
+/// After a `fork`, in the parent, which keeps `ports` for its children.
+pub fn after_fork_parent(ports: &[u16]) {
+    if shards() == 0 {
+        start::pause_workers(ports);
+    }
+}
 
 /// After a `fork`, in the child: forgets the parent's shards without touching them, and closes
 /// this process's copies of their descriptors, which would keep the link's queues and program

@@ -161,6 +161,18 @@ pub fn prepare() -> Result<(), String> {
     }
 }
 
+/// In the master of workers, when it has made one more: these ports are theirs.
+pub(super) fn pause_workers(ports: &[u16]) {
+    let Some(config) = policy::get().config.as_ref() else {
+        return;
+    };
+    match &config.device {
+        #[cfg(feature = "xdp")]
+        DeviceSpec::Xdp { interface } if !ports.is_empty() => xdp::pause_workers(interface, ports),
+        _ => {}
+    }
+}
+
 /// How threads wait, as configured.
 fn manner(config: &Config) -> Manner {
     Manner {

@@ -184,6 +184,19 @@ impl Steering {
         }
     }
 
+    /// Joins the processes that have attached the program; none: nobody has.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn find(interface: &str) -> Result<Option<Self>, OpenError> {
+        let interface = Interface::query(interface)?;
+        match interface.xdp_program {
+            Some(program) => join::join(&interface, program),
+            None => Ok(None),
+        }
+    }
+
     /// As [`attach`](Self::attach), in a mode of the caller's choice, and joining nobody; a driver
     /// that runs no programs gets [`AttachMode::Generic`] all the same.
     ///

@@ -149,15 +149,27 @@ struct Prepared {
 static HAS_PAUSED: AtomicBool = AtomicBool::new(false);
 static PREPARED: ForkMutex<Option<Prepared>> = ForkMutex::new(None);
 
+/// Has new connections go to the listener of the kernel that workers share, for a while. The
+/// workers that are relieved may be told to go before those that relieve them are ready (nginx
+/// allows 100 ms): what they have begun by then must be finished.
+fn pause_others(steering: &mut Steering, ports: &[u16]) {
+    for port in ports {
+        let _best_effort = steering.pause_others(*port);
+    }
+}
+
+/// In the master of workers, when it has made one more.
+pub(super) fn pause_workers(name: &str, ports: &[u16]) {
+    if let Ok(Some(mut steering)) = Steering::find(name) {
+        pause_others(&mut steering, ports);
+    }
+}
+
 fn open(name: &str) -> Result<Prepared, String> {
     let before = bpf_fds(&[]);
     let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
-    // The workers that this one relieves may be told to go before it is ready (nginx allows 100
-    // ms): what they have begun by then must be finished.
     if !HAS_PAUSED.swap(true, Ordering::Relaxed) {
-        for port in listener::inherited_ports() {
-            let _best_effort = steering.pause_others(port);
-        }
+        pause_others(&mut steering, &listener::ports_of_workers());
     }
     let icmp = IcmpListener::open().ok();
     let mut fds = bpf_fds(&before);
