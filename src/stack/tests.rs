@@ -158,6 +158,20 @@ fn closing_leaves_nothing_behind() {
 }
 
 #[test]
+fn congestion_control_can_be_changed_on_an_open_connection() {
+    let mut two = Two::new(1500);
+    let (_, _, c) = connected(&mut two, Two::at(0, 80), Two::at(1, 61440));
+    assert_eq!(two.ends[1].info(c).unwrap().tcp.congestion, "reno");
+    let other = Config {
+        congestion: crate::tcp::CongestionControl::Cubic,
+        ..config()
+    };
+    let now = two.now;
+    two.ends[1].configure(now, c, &other);
+    assert_eq!(two.ends[1].info(c).unwrap().tcp.congestion, "cubic");
+}
+
+#[test]
 fn a_closed_port_refuses() {
     let mut two = Two::new(1500);
     let now = two.now;
