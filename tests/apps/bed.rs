@@ -113,9 +113,22 @@ impl Bed {
         result
     }
 
-    /// What `luna ss -a` shows.
+    /// What `luna ss -a` shows of the programs in our namespaces: it knows those of the whole
+    /// machine.
     pub(crate) fn sockets(&self) -> String {
-        luna::luna_in(&self.pair.a, &["ss", "-a"])
+        let pids: String = [&self.pair.a, &self.pair.b]
+            .map(|netns| checked(Command::new("ip").args(["netns", "pids", netns.name()])))
+            .concat();
+        let is_ours = |word: &str| {
+            let pid = word.rsplit_once('/').map(|(_, pid)| pid);
+            pid.is_some_and(|pid| pids.split_whitespace().any(|ours| ours == pid))
+        };
+        let listing = luna::luna_in(&self.pair.a, &["ss", "-a"]);
+        let lines = listing.lines();
+        lines
+            .filter(|line| line.split_whitespace().any(is_ours))
+            .flat_map(|line| [line, "\n"])
+            .collect()
     }
 
     /// Waits until `luna ss -a` shows `count` lines with all of `words`.

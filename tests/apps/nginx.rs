@@ -129,6 +129,7 @@ fn a_reload_fails_no_request() {
     let (mut nginx, _) = start(&bed);
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let failures = std::thread::scope(|scope| {
+        let stopping = Stopping(&stop);
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -157,7 +158,7 @@ fn a_reload_fails_no_request() {
             });
             wait_until("some load", || Instant::now() > until);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         let failures = clients.into_iter().map(|client| client.join().unwrap());
         failures.flatten().collect::<Vec<_>>()
     });
@@ -194,6 +195,15 @@ fn a_killed_worker_harms_nobody() {
         assert_eq!(page.as_deref(), Ok(&b"small\n"[..]));
     }
     bed.wait_for_sockets(2, &["nginx/", "LISTEN", "0.0.0.0:80 ", " luna "]);
+}
+
+/// Stops the clients, also when the test fails: it would wait for them for ever.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn kill(pid: u32, signal: &str) {
