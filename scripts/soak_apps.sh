@@ -100,7 +100,10 @@ declare -A PIDS
 # Packet buffers in use by our servers, those that the link has to receive into included.
 buffers() {
     "$LUNA" stat 2>/dev/null |
-        awk -v d="xdp:s$$n" '/^[^ ]*: / { ours = index($0, d) } ours && /buffers_used/ { s += $4 } END { print s + 0 }'
+        awk -v d="xdp:s$$n" '/^[^ ]*: / { ours = index($0, d) }
+            # A column for each shard, then words.
+            ours && /^buffers_used/ { for (i = 2; $i ~ /^[0-9]+$/; i++) s += $i }
+            END { print s + 0 }'
 }
 descriptors() {
     local pid sum=0
@@ -112,6 +115,7 @@ descriptors() {
 
 declare -A FIRST
 FIRST_BUFFERS=$(buffers)
+[ "$FIRST_BUFFERS" -gt 0 ] || die "luna stat does not show the packet buffers in use"
 for name in nginx redis memcached; do FIRST[$name]=$(descriptors $name); done
 
 end=$((SECONDS + SECONDS_TO_RUN))
