@@ -13,9 +13,12 @@ use crate::wire::SeqNum;
 //#  not be done less than 5 minutes after a Packet Too Big message has been received for the
 //#  given path. The recommended setting for this timer is twice its minimum value (10 minutes)."
 pub const RAISE_AFTER: Duration = Duration::from_secs(600);
-/// So many timeouts in a row make us suspect that full segments vanish: after the first, the
-/// segment may just have been lost again.
-pub(crate) const TIMEOUTS_SUSPECT: u8 = 2;
+/// So many timeouts in a row make us suspect that full segments vanish (Linux's `tcp_retries1`):
+/// with fewer, the segment may just have been lost again.
+pub(crate) const TIMEOUTS_SUSPECT: u8 = 3;
+/// So many larger segments in a row are tried before it is believed that none arrives (MAX_PROBES
+/// of RFC 8899 §5.1.2): one may be lost by chance.
+const PROBES_MAX: u8 = 3;
 /// What is sent then, in bytes of payload and options: Linux's `tcp_base_mss`. Few paths take less,
 /// and a segment of this size that is lost is seldom lost for its size.
 const SAFE: u16 = 1024;
@@ -31,6 +34,8 @@ pub(crate) struct PathMtu {
     mss_link: u16,
     /// Where the segment starts that is larger than `mss`, to find out whether it arrives.
     probe: Option<SeqNum>,
+    /// How many of those have been lost, one after the other.
+    probes_lost: u8,
     /// When the next may go. Far in the future while `mss` is all that the link takes.
     raise_at: Instant,
 }
@@ -42,6 +47,7 @@ impl PathMtu {
             mss: mss_link,
             mss_link,
             probe: None,
+            probes_lost: 0,
             raise_at: Instant::FAR_FUTURE,
         }
     }
@@ -73,6 +79,7 @@ impl PathMtu {
     pub(crate) fn lower(&mut self, mss: u16, raise_at: Instant) {
         self.mss = mss;
         self.probe = None;
+        self.probes_lost = 0;
         self.raise_at = raise_at;
     }
 
@@ -106,12 +113,24 @@ impl PathMtu {
     pub(crate) fn on_resent(&mut self, start: SeqNum, end: SeqNum, now: Instant) -> bool {
         match self.probe {
             Some(probe) if start.before_eq(probe) && probe.before(end) => {
-                self.probe = None;
-                self.raise_at = now + RAISE_AFTER;
+                self.probes_lost += 1;
+                if self.probes_lost < PROBES_MAX {
+                    self.probe = None;
+                    self.raise_at = now;
+                } else {
+                    self.refuse(now);
+                }
                 true
             }
             _ => false,
         }
+    }
+
+    /// Nothing larger gets through.
+    pub(crate) fn refuse(&mut self, now: Instant) {
+        self.probe = None;
+        self.probes_lost = 0;
+        self.raise_at = now + RAISE_AFTER;
     }
 
     /// Everything before `una` has arrived. Whether the larger segment has.
@@ -143,6 +162,11 @@ mod tests {
         let seq = SeqNum::new;
         assert!(!path.on_resent(seq(6), seq(7), at(6)) && !path.has_arrived(seq(7)));
         assert!(!path.on_resent(seq(8), seq(9), at(6)));
+        for _ in 1..PROBES_MAX {
+            assert!(path.on_resent(seq(6), seq(8), at(6)));
+            assert!(path.is_raise_due(at(6)), "that may have been chance");
+            path.on_probe(seq(7));
+        }
         assert!(path.on_resent(seq(6), seq(8), at(6)));
         assert!(
             !path.has_arrived(SeqNum::new(8)),

@@ -46,7 +46,11 @@ impl<P: Payload> Connection<P> {
             return true;
         }
         // About the larger segment that was to find that out.
-        self.path.on_resent(seq, seq + 1, now)
+        let ours = self.path.on_resent(seq, seq + 1, now);
+        if ours {
+            self.path.refuse(now);
+        }
+        ours
     }
 
     fn change_path(&mut self, change: impl FnOnce(&mut PathMtu)) {
