@@ -85,6 +85,8 @@ pub struct Config {
     pub io_uring: bool,
     /// How the congestion window moves.
     pub congestion: CongestionControl,
+    /// Spread each window of segments over its round trip.
+    pub pacing: bool,
     /// Networks of the same data centre, where timeouts are short (LUNA §9).
     pub data_centre: ConnectRules,
 }
@@ -126,6 +128,7 @@ impl Config {
             prefork: PREFORK_DEFAULT.map(str::to_owned).to_vec(),
             io_uring: false,
             congestion: CongestionControl::default(),
+            pacing: false,
             data_centre: ConnectRules::default(),
         }
     }

@@ -57,6 +57,7 @@ settings! {
     "LUNA_FORKING" "forking" "NAME,…" "postgres,sshd,…" "programs that fork for each connection"
     "LUNA_PREFORK" "prefork" "NAME,…" "nginx,apache2,…" "programs that listen for forked workers"
     "LUNA_CONGESTION" "congestion" "reno|cubic|dctcp|hpcc" "reno" "congestion control"
+    "LUNA_PACING" "pacing" "BOOL" "no" "spread each window over its round trip"
     "LUNA_DATACENTER" "datacenter" "ADDR[/LEN],…" "none" "peers nearby: timeouts from 4 ms on"
     "LUNA_IO_URING" "io_uring" "BOOL" "no" "let the program use io_uring, which luna can't see"
 }
@@ -193,6 +194,7 @@ fn build(values: &Values, path: Option<&Path>) -> Result<Option<Config>, ConfigE
     set_flag(values, "busy", &mut config.busy)?;
     set_flag(values, "strict", &mut config.strict)?;
     set_flag(values, "hairpin", &mut config.hairpin)?;
+    set_flag(values, "pacing", &mut config.pacing)?;
     set_flag(values, "io_uring", &mut config.io_uring)?;
     for (key, place) in [
         ("spin", &mut config.spin),

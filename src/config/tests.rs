@@ -61,9 +61,11 @@ fn every_variable_is_read() {
         ("LUNA_STEWARD_AFTER", "2ms"),
         ("LUNA_IO_URING", "1"),
         ("LUNA_CONGESTION", "cubic"),
+        ("LUNA_PACING", "yes"),
         ("LUNA_DATACENTER", "10.0.0.0/8,fd00::/8"),
     ]);
     assert_eq!(got.congestion.name(), "cubic");
+    assert!(got.pacing);
     let near = |peer: &str| got.is_in_data_centre(peer.parse().unwrap());
     assert!(near("10.9.0.1") && near("fd00::1") && near("::ffff:10.1.1.1"));
     assert!(!near("11.0.0.1") && !near("fe80::1"));

@@ -249,6 +249,12 @@ fn stream_option(pin: &Pin, level: i32, name: i32, room: usize) -> Result<Option
         (IPPROTO_TCP, libc::TCP_INFO) => {
             Ok(Some(tcp_info::encode(stream::info(pin).as_ref()).to_vec()))
         }
+        (SOL_SOCKET, libc::SO_MAX_PACING_RATE) if room < 8 => {
+            // As Linux: a reader of the older, shorter value gets as much of it as fits.
+            let rate = pin.socket.lock().options.max_pacing_rate;
+            let rate = u32::try_from(rate.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
+            Ok(Some(rate.to_ne_bytes().to_vec()))
+        }
         (IPPROTO_TCP, libc::TCP_CONGESTION) => {
             let chosen = pin.socket.lock().options.congestion;
             let control = chosen.unwrap_or_else(|| runtime::base_config(None).congestion);

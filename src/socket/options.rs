@@ -31,6 +31,8 @@ pub struct OptionSet {
     pub snd_timeout: Option<Duration>,
     /// `TCP_CONGESTION`, once it was set.
     pub congestion: Option<tcp::CongestionControl>,
+    /// `SO_MAX_PACING_RATE` in bytes per second, as the kernel shows it: all ones is no limit.
+    pub max_pacing_rate: Option<u64>,
     /// Everything else that was set: level, name, and the value as the kernel shows it.
     others: Vec<(i32, i32, Vec<u8>)>,
 }
@@ -185,7 +187,13 @@ impl OptionSet {
         for (value, (level, name)) in set.ints.iter_mut().zip(INTS) {
             *value = sys::getsockopt_int(fd, level, name).unwrap_or(0);
         }
-        for name in [libc::SO_LINGER, libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        const LONGER: [i32; 4] = [
+            libc::SO_LINGER,
+            libc::SO_RCVTIMEO,
+            libc::SO_SNDTIMEO,
+            libc::SO_MAX_PACING_RATE,
+        ];
+        for name in LONGER {
             let mut value = [0; 16];
             if let Ok(len) = sys::getsockopt(fd, SOL_SOCKET, name, &mut value) {
                 set.store(SOL_SOCKET, name, value.get(..len).unwrap_or(&value));
@@ -255,6 +263,10 @@ impl OptionSet {
             }
             (SOL_SOCKET, libc::SO_RCVTIMEO | RCVTIMEO_NEW) => self.rcv_timeout = timeval(value),
             (SOL_SOCKET, libc::SO_SNDTIMEO | SNDTIMEO_NEW) => self.snd_timeout = timeval(value),
+            (SOL_SOCKET, libc::SO_MAX_PACING_RATE) => {
+                let rate = value.first_chunk().copied().map(u64::from_ne_bytes);
+                self.max_pacing_rate = rate;
+            }
             _ => {
                 self.others
                     .retain(|(other, number, _)| (*other, *number) != (level, name));
@@ -280,6 +292,10 @@ impl OptionSet {
             (IPPROTO_TCP, libc::TCP_CONGESTION) => self.congestion.map(congestion_value),
             (SOL_SOCKET, libc::SO_RCVTIMEO | RCVTIMEO_NEW) => Some(time(self.rcv_timeout)),
             (SOL_SOCKET, libc::SO_SNDTIMEO | SNDTIMEO_NEW) => Some(time(self.snd_timeout)),
+            (SOL_SOCKET, libc::SO_MAX_PACING_RATE) => {
+                let rate = self.max_pacing_rate.unwrap_or(tcp::RATE_UNLIMITED);
+                Some(rate.to_ne_bytes().to_vec())
+            }
             _ => self
                 .others
                 .iter()
@@ -319,6 +335,7 @@ impl OptionSet {
     pub fn apply(&self, base: &tcp::Config, untouched: &Self) -> tcp::Config {
         let mut config = base.clone();
         config.congestion = self.congestion.unwrap_or(base.congestion);
+        config.max_pacing_rate = self.max_pacing_rate.unwrap_or(tcp::RATE_UNLIMITED);
         config.nodelay = self.is_on(Int::NoDelay);
         config.cork = self.is_on(Int::Cork);
         config.keepalive = self.is_on(Int::KeepAlive).then(|| tcp::Keepalive {

@@ -1,11 +1,10 @@
 //! `struct tcp_info` of a connection of ours.
 //!
-//! Fields that the stack does not keep are zero; what belongs to the kernel socket's options
-//! (pacing limits) is not shown.
+//! Fields that the stack does not keep are zero.
 #![forbid(unsafe_code)]
 
 use crate::stack::ConnInfo;
-use crate::tcp::{Info, State};
+use crate::tcp::{Info, RATE_UNLIMITED, State};
 use crate::time::Duration;
 
 /// The length of the struct in Linux 6.18.
@@ -125,6 +124,12 @@ fn fill(out: &mut Writer, tcp: &Info) {
 
 /// The fields that came after Linux 3.
 fn fill_newer(out: &mut Writer, tcp: &Info) {
+    out.u64(104, tcp.pacing_rate.unwrap_or(RATE_UNLIMITED));
+    let limit = match tcp.max_pacing_rate {
+        0 => RATE_UNLIMITED,
+        limit => limit,
+    };
+    out.u64(112, limit);
     out.u64(120, tcp.counters.bytes_acked);
     out.u64(128, tcp.counters.bytes_in);
     out.u32(136, tcp.counters.segs_out);

@@ -291,6 +291,7 @@ impl Shard {
         conn.set_keepalive(config.keepalive, now);
         conn.set_user_timeout(config.user_timeout);
         conn.set_congestion(config.congestion);
+        conn.set_max_pacing_rate(config.max_pacing_rate);
         conn.set_delayed_ack(config.delayed_ack);
         conn.set_rto_bounds(config.rto_min, config.rto_max);
         conn.set_fin_wait_2(config.fin_wait_2);

@@ -107,6 +107,11 @@ pub struct Config {
     pub ecn: EcnUse,
     /// How the congestion window moves.
     pub congestion: CongestionControl,
+    /// Spread a window's segments over the round trip.
+    pub pacing: bool,
+    /// The fastest that data may leave, in bytes per second (`SO_MAX_PACING_RATE`); 0 and
+    /// [`RATE_UNLIMITED`](super::RATE_UNLIMITED): no limit.
+    pub max_pacing_rate: u64,
     /// Makes the limit on challenge ACKs unpredictable (RFC 5961 §7); mixed with the initial
     /// sequence number, so one value per process is enough.
     pub seed: u64,
@@ -153,6 +158,8 @@ impl Default for Config {
             timestamps: true,
             ecn: EcnUse::Accept,
             congestion: CongestionControl::NewReno,
+            pacing: false,
+            max_pacing_rate: 0,
             seed: 0,
         }
     }

@@ -77,6 +77,10 @@ pub struct Info {
     pub cwnd: u32,
     /// Slow start threshold, bytes.
     pub ssthresh: u32,
+    /// Bytes per second at which data leaves, if it is paced.
+    pub pacing_rate: Option<u64>,
+    /// The limit set for that; 0 = none.
+    pub max_pacing_rate: u64,
     /// Loss is being repaired.
     pub recovering: bool,
     /// The peer's window, bytes.

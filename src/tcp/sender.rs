@@ -17,6 +17,8 @@ pub(crate) enum Plan {
     Nothing,
     /// The congestion window is full.
     Congestion,
+    /// The pacing rate holds it back.
+    Paced,
     /// The peer's window is full, or too small to be worth a segment.
     Window,
     /// The application asked to wait for more (cork, MSG_MORE).

@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Keepalive,
     /// FIN-WAIT-2 without an application, or TIME-WAIT.
     Linger,
+    /// There is data that the pacing rate holds back.
+    Pacing,
 }
 
 /// A deadline per [`Timer`]; `FAR_FUTURE` means not armed.
@@ -30,6 +32,7 @@ pub(crate) struct Timers {
     delayed_ack: Instant,
     keepalive: Instant,
     linger: Instant,
+    pacing: Instant,
 }
 
 impl Timers {
@@ -42,6 +45,7 @@ impl Timers {
             delayed_ack: OFF,
             keepalive: OFF,
             linger: OFF,
+            pacing: OFF,
         }
     }
 
@@ -52,6 +56,7 @@ impl Timers {
             Timer::DelayedAck => &mut self.delayed_ack,
             Timer::Keepalive => &mut self.keepalive,
             Timer::Linger => &mut self.linger,
+            Timer::Pacing => &mut self.pacing,
         }
     }
 
@@ -63,6 +68,7 @@ impl Timers {
             Timer::DelayedAck => self.delayed_ack,
             Timer::Keepalive => self.keepalive,
             Timer::Linger => self.linger,
+            Timer::Pacing => self.pacing,
         }
     }
 
@@ -77,7 +83,7 @@ impl Timers {
         *self.slot(timer) = at;
         self.earliest = (self.retransmit.min(self.persist))
             .min(self.delayed_ack.min(self.keepalive))
-            .min(self.linger);
+            .min(self.linger.min(self.pacing));
     }
 
     /// Disarms `timer`.

@@ -114,3 +114,23 @@ fn goodput_without_sack() {
         ..Config::default()
     }));
 }
+
+#[test]
+fn goodput_paced() {
+    insta::assert_snapshot!(table(&Config {
+        pacing: true,
+        ..Config::default()
+    }));
+}
+
+#[test]
+fn a_limit_of_the_rate_holds() {
+    const LIMIT: u64 = 5_000_000;
+    let config = Config {
+        max_pacing_rate: LIMIT,
+        ..Config::default()
+    };
+    let kilobytes = goodput(&config, 0, Duration::from_millis(1), 0);
+    // Half a millisecond is caught up on, which is nothing over 400 ms.
+    assert!((4_800..=5_050).contains(&kilobytes), "{kilobytes} kB/s");
+}

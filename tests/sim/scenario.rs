@@ -1,6 +1,6 @@
 //! Random scenarios: everything about a run that the seed decides.
 
-use luna::tcp::{Config, Keepalive};
+use luna::tcp::{Config, CongestionControl, Keepalive};
 use luna::time::{Duration, Instant};
 use luna::wire::SeqNum;
 
@@ -180,6 +180,9 @@ fn random_setup(rng: &mut Rng, role: Role) -> Setup {
         window_scale: rng.chance(800_000),
         sack: rng.chance(700_000),
         timestamps: rng.chance(700_000),
+        congestion: rng.pick(&CongestionControl::ALL),
+        pacing: rng.chance(300_000),
+        max_pacing_rate: rng.pick(&[0, 0, 0, 50_000, 5_000_000]),
         seed: rng.next(),
         ..Config::default()
     };

@@ -279,6 +279,40 @@ CASE(congestion_control_by_name)
     say("length %u", len);
 }
 
+CASE(the_rate_in_either_size)
+{
+    uint64_t rate = 0x1122334455, shown_rate = 0;
+    unsigned shorter = 0;
+    int fd = accepted(0);
+    socklen_t len = sizeof shown_rate;
+    CALL(getsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &shown_rate, &len));
+    say("%llx, length %u", (unsigned long long)shown_rate, len);
+    CALL(setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate));
+    CALL(getsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &shown_rate, &len));
+    say("%llx, length %u", (unsigned long long)shown_rate, len);
+    len = sizeof shorter;
+    CALL(getsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &shorter, &len));
+    say("%x, length %u", shorter, len);
+    CALL(set_int(fd, SOL_SOCKET, SO_MAX_PACING_RATE, -1));
+    len = sizeof shown_rate;
+    CALL(getsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &shown_rate, &len));
+    say("%llx, length %u", (unsigned long long)shown_rate, len);
+    CALL(setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, 2));
+}
+
+CASE(the_rate_is_kept)
+{
+    static char many[40000];
+    int fd = accepted(0);
+    CALL(set_int(fd, SOL_SOCKET, SO_MAX_PACING_RATE, 100000));
+    long start = now_ms();
+    CALL(send(fd, many, sizeof many, 0));
+    ask("r0 %d", (int)sizeof many);
+    long took = now_ms() - start;
+    /* Ten segments go at once on Linux, two here. */
+    HOLDS(took >= 150 && took < 2000);
+}
+
 CASE(bound_to_the_device)
 {
     char name[IFNAMSIZ] = "";

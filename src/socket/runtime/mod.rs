@@ -231,6 +231,7 @@ pub fn base_config(remote: Option<IpAddr>) -> tcp::Config {
     }
     if let Some(settings) = &super::policy::get().config {
         config.congestion = settings.congestion;
+        config.pacing = settings.pacing;
         if remote.is_some_and(|remote| settings.is_in_data_centre(remote)) {
             config = config.for_data_centre();
         }

@@ -52,6 +52,11 @@ impl Hpcc {
         }
     }
 
+    /// Whether the path says how busy it is.
+    pub(super) const fn is_active(&self) -> bool {
+        self.active
+    }
+
     /// MeasureInflight of algorithm 1, with the hops' maximum already taken.
     fn measure(&mut self, utilisation: u16, ack: &Ack) {
         let base = ack.min_rtt.unwrap_or(Duration::from_micros(1));

@@ -32,6 +32,11 @@ impl CongestionControl {
         }
     }
 
+    /// Whether it says at what rate to send, besides how much.
+    pub(crate) const fn is_paced(self) -> bool {
+        matches!(self, Self::Hpcc)
+    }
+
     /// The one that is called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.name() == name)
@@ -63,6 +68,14 @@ impl Kind {
             Self::Cubic(_) => CongestionControl::Cubic,
             Self::Dctcp(_) => CongestionControl::Dctcp,
             Self::Hpcc(_) => CongestionControl::Hpcc,
+        }
+    }
+
+    /// Whether the window is what the path holds without a queue.
+    pub(super) const fn is_exact(&self) -> bool {
+        match self {
+            Self::Hpcc(a) => a.is_active(),
+            Self::NewReno(_) | Self::Cubic(_) | Self::Dctcp(_) => false,
         }
     }
 

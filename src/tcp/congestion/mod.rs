@@ -178,6 +178,11 @@ impl Controller {
         self.kind.control()
     }
 
+    /// Whether the window is all that the path holds without a queue, and to be sent at that rate.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.kind.is_exact()
+    }
+
     /// Changes the algorithm; the window stays as it is.
     pub(crate) fn set_control(&mut self, control: CongestionControl) {
         if control != self.control() {
@@ -256,7 +261,8 @@ impl Controller {
         let send = self
             .prr
             .on_ack(delivered, in_flight, progress, &self.window);
-        self.window.cwnd = in_flight.saturating_add(send).max(self.window.mss);
+        let cwnd = in_flight.saturating_add(send);
+        self.window.cwnd = cwnd.min(CWND_BYTES_MAX).max(self.window.mss);
     }
 
     /// `bytes` were sent in recovery with SACK, new or again.
@@ -267,7 +273,8 @@ impl Controller {
     /// Recovery with SACK is over.
     pub(crate) fn exit_sack_recovery(&mut self) {
         // RFC 6937 §1: recovery should end as near to ssthresh as it can; Linux sets it.
-        self.window.cwnd = self.window.ssthresh.max(self.window.mss);
+        let cwnd = self.window.ssthresh.min(CWND_BYTES_MAX);
+        self.window.cwnd = cwnd.max(self.window.mss);
     }
 
     /// Fast retransmit without SACK.

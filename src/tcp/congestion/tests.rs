@@ -233,3 +233,116 @@ fn the_name_finds_the_control() {
     }
     assert_eq!(CongestionControl::from_name("bbr"), None);
 }
+
+/// What may happen to a controller.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Sent {
+        flight: u32,
+        limited: bool,
+    },
+    Ack {
+        bytes: u32,
+        after_timeout: bool,
+        load: u16,
+    },
+    Fast {
+        flight: u32,
+    },
+    RecoveryAck {
+        delivered: u32,
+        in_flight: u32,
+    },
+    RecoveryEnd,
+    Timeout {
+        flight: u32,
+        first: bool,
+    },
+    Ecn {
+        flight: u32,
+    },
+    Undo,
+    Idle,
+    Mss(u32),
+}
+
+fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
+    use proptest::prelude::*;
+    let bytes = || prop_oneof![0..100_000_u32, Just(u32::MAX), Just(1 << 30)];
+    prop_oneof![
+        (bytes(), any::<bool>()).prop_map(|(flight, limited)| Happening::Sent { flight, limited }),
+        (bytes(), any::<bool>(), 0..u16::MAX).prop_map(|(bytes, after_timeout, load)| {
+            Happening::Ack {
+                bytes,
+                after_timeout,
+                load,
+            }
+        }),
+        bytes().prop_map(|flight| Happening::Fast { flight }),
+        (bytes(), bytes()).prop_map(|(delivered, in_flight)| Happening::RecoveryAck {
+            delivered,
+            in_flight
+        }),
+        Just(Happening::RecoveryEnd),
+        (bytes(), any::<bool>()).prop_map(|(flight, first)| Happening::Timeout { flight, first }),
+        bytes().prop_map(|flight| Happening::Ecn { flight }),
+        Just(Happening::Undo),
+        Just(Happening::Idle),
+        (1..9_000_u32).prop_map(Happening::Mss),
+    ]
+}
+
+fn happen(c: &mut Controller, at: u32, what: Happening) {
+    let now = Instant::ZERO + Duration::from_millis(u64::from(at));
+    match what {
+        Happening::Sent { flight, limited } => {
+            c.on_transmitted(flight, limited, true);
+        }
+        Happening::Ack {
+            bytes,
+            after_timeout,
+            load,
+        } => {
+            let ack = Ack {
+                bytes,
+                after_timeout,
+                una: SeqNum::new(at * 2),
+                nxt: SeqNum::new(at * 3),
+                rtt: Some(Duration::from_micros(100)),
+                srtt: Some(Duration::from_micros(100)),
+                min_rtt: Some(Duration::from_micros(50)),
+                utilisation: (load > 0).then_some(load),
+                now,
+                ..Ack::default()
+            };
+            c.observe(&ack);
+            c.on_ack(&ack);
+        }
+        Happening::Fast { flight } => c.enter_sack_recovery(flight),
+        Happening::RecoveryAck {
+            delivered,
+            in_flight,
+        } => c.on_recovery_ack(delivered, in_flight, true),
+        Happening::RecoveryEnd => c.exit_sack_recovery(),
+        Happening::Timeout { flight, first } => c.on_timeout(flight, first),
+        Happening::Ecn { flight } => c.on_ecn(flight),
+        Happening::Undo => c.undo(),
+        Happening::Idle => c.on_idle(),
+        Happening::Mss(mss) => c.set_mss(mss),
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn every_control_lets_something_out_and_not_without_bound(
+        control in 0..CongestionControl::ALL.len(),
+        happenings in proptest::collection::vec(happening(), 1..60),
+    ) {
+        let mut c = Controller::new(CongestionControl::ALL[control], 1000, false);
+        for (at, what) in happenings.into_iter().enumerate() {
+            happen(&mut c, at as u32, what);
+            proptest::prop_assert!(c.cwnd() >= c.window.mss, "{} after {what:?}", c.cwnd());
+            proptest::prop_assert!(c.cwnd() <= CWND_BYTES_MAX, "{} after {what:?}", c.cwnd());
+        }
+    }
+}

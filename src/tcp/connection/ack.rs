@@ -164,6 +164,7 @@ impl<P: Payload> Connection<P> {
         let ack = self.ack_for_congestion(now, h, &news, false);
         self.congestion.observe(&ack);
         self.congestion.on_ack(&ack);
+        self.update_pacing_rate();
         self.rearm_after_ack(now, true);
     }
 

@@ -272,6 +272,7 @@ impl<P: Payload> Connection<P> {
             self.config.change(|c| c.congestion = control);
         }
         self.congestion.set_control(control);
+        self.choose_pacing();
     }
 
     /// Sets how long data may stay unacknowledged (`TCP_USER_TIMEOUT`).
@@ -349,6 +350,8 @@ impl<P: Payload> Connection<P> {
             lost: self.scoreboard.lost_bytes(),
             reordering: self.rack.reordering_seen(),
             ssthresh: self.congestion.ssthresh(),
+            pacing_rate: self.pacing_rate(),
+            max_pacing_rate: self.config.max_pacing_rate,
             recovering: self.recovery.phase != Phase::Open,
             snd_wnd: self.tx.wnd,
             rcv_wnd: self.rx.window(),

@@ -81,6 +81,7 @@ impl<P: Payload> Connection<P> {
             self.congestion
                 .on_recovery_ack(news.delivered, in_flight, news.acked > 0);
         }
+        self.update_pacing_rate();
         self.rearm_after_loss(now, restart, wait);
     }
 

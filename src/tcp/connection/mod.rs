@@ -8,6 +8,7 @@
 //! | `ack.rs` | acknowledgments in, round-trip times |
 //! | `loss.rs` | losses: detection, repair, and taking it back |
 //! | `output.rs` | segments out |
+//! | `pacing.rs` | the rate at which they leave |
 //! | `timeouts.rs` | timers |
 //! | `api.rs` | what the application and the stack call |
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod input;
 mod loss;
 mod open;
 mod output;
+mod pacing;
 mod path;
 mod timeouts;
 
@@ -28,6 +30,7 @@ use super::config::{Ports, SharedConfig};
 use super::congestion::Controller;
 use super::ecn::EcnState;
 use super::info::Counters;
+use super::pacer::Pacer;
 use super::path_mtu::PathMtu;
 use super::payload::Payload;
 use super::rack::Rack;
@@ -187,6 +190,8 @@ pub struct Connection<P> {
     mss_peer: u16,
     challenge: ChallengeLimit,
     path: PathMtu,
+    /// There only while the connection is paced.
+    pacer: Option<Box<Pacer>>,
     /// Shared with other connections until something of it is changed on this one.
     config: SharedConfig,
 }
@@ -316,6 +321,7 @@ impl<P: Payload> Connection<P> {
             persist_backoff: 0,
             mss_peer: cfg.mss_default,
             path: PathMtu::new(cfg.mss_local),
+            pacer: None,
             challenge: ChallengeLimit::new(
                 cfg.seed ^ (u64::from(iss.get()) << 32) ^ u64::from(ts_offset),
             ),

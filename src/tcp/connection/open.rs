@@ -189,6 +189,7 @@ impl<P: Payload> Connection<P> {
     pub(super) fn on_established(&mut self, now: Instant) {
         self.congestion = Controller::new(self.config.congestion, self.mss, self.syn_timeouts > 1);
         self.usage_mark = self.tx.nxt;
+        self.choose_pacing();
         self.raise(Event::Connected);
         if self.send_space() > 0 {
             self.raise(Event::Writable);

@@ -161,12 +161,17 @@ impl<P: Payload> Connection<P> {
             flush: self.flags.contains(Flags::FLUSH),
         };
         let allowed = window.saturating_sub(in_flight);
+        let paced = self.pacing_allowance(now, mss);
         if self.path.is_raise_due(now)
+            && paced > 0
             && let Some(out) = self.probe_path(now, allowed, mss)
         {
             return Some(out);
         }
-        let plan = self.tx.plan(mss, allowed, manners);
+        let plan = match self.tx.plan(mss, allowed, manners) {
+            Plan::Send { .. } if paced == 0 => Plan::Paced,
+            plan => plan,
+        };
         match plan {
             Plan::Send { mut len, mut fin } => {
                 if limited {
@@ -174,12 +179,13 @@ impl<P: Payload> Connection<P> {
                 } else if len == mss && !fin && self.recovery.phase == Phase::Open {
                     let most = self.config.tso_bytes_max;
                     if most > mss {
+                        let allowed = allowed.min(paced);
                         (len, fin) = self.tx.lengthen(mss, allowed, most, manners);
                     }
                 }
                 Some(self.emit_new(now, len, fin, mss))
             }
-            Plan::Nothing | Plan::Nagle | Plan::Congestion | Plan::Window | Plan::Corked => {
+            _ => {
                 self.on_blocked(now, plan, in_flight);
                 None
             }
@@ -191,6 +197,9 @@ impl<P: Payload> Connection<P> {
         self.flags -= Flags::FLUSH;
         let new_round = self.tx.una.after_eq(self.usage_mark);
         let limited = plan == Plan::Congestion;
+        if plan == Plan::Paced {
+            self.wait_for_pacing();
+        }
         if self
             .congestion
             .on_transmitted(in_flight, limited, new_round)
@@ -228,6 +237,10 @@ impl<P: Payload> Connection<P> {
             //# "(C) If cwnd - pipe >= 1 SMSS, the sender SHOULD transmit one or more segments"
             if room < limit.distance_from(start).min(mss) {
                 self.on_blocked(now, Plan::Congestion, in_flight);
+                return None;
+            }
+            if self.pacing_allowance(now, mss) == 0 {
+                self.on_blocked(now, Plan::Paced, in_flight);
                 return None;
             }
             return self.retransmit(now, start, limit, mss);
@@ -291,6 +304,7 @@ impl<P: Payload> Connection<P> {
         let _failed = self.path.on_resent(start, end, now);
         self.scoreboard.on_resent(start, end, now);
         let bytes = end.distance_from(start);
+        self.on_paced(now, bytes);
         self.recovery.on_resent(now, bytes);
         self.on_sent_in_recovery(bytes);
         if !self.timers.is_armed(Timer::Retransmit) {
@@ -320,6 +334,7 @@ impl<P: Payload> Connection<P> {
         let full = taken == mss || taken < len || taken > mss && taken.is_multiple_of(mss);
         self.tx.on_sent(taken, fin, full);
         self.counters.bytes_out += u64::from(taken);
+        self.on_paced(now, taken);
         //= RFC 6298 §5.1
         //# "Every time a packet containing data is sent (including a retransmission), if the
         //#  timer is not running, start it running so that it will expire after RTO seconds"

@@ -7,6 +7,7 @@ mod handshake;
 mod hostile;
 mod long;
 mod loss;
+mod pacing;
 mod pair;
 mod path;
 mod recovery;

@@ -24,6 +24,8 @@ impl<P: Payload> Connection<P> {
         if self.timers.take_expired(Timer::Keepalive, now) {
             self.on_keepalive_timeout(now);
         }
+        // Whoever calls this polls for what may go now.
+        let _may_send = self.timers.take_expired(Timer::Pacing, now);
         if self.timers.take_expired(Timer::Linger, now) {
             let input = if self.state == State::TimeWait {
                 Input::TimeWaitExpires
