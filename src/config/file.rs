@@ -98,6 +98,7 @@ file!(
     forking,
     prefork,
     congestion,
+    pacing,
     datacenter,
     io_uring
 );

@@ -362,10 +362,10 @@ impl OptionSet {
         }
         // The kernel shows twice what was asked for: the other half is its bookkeeping.
         if let Some(bytes) = changed(Int::RcvBuf) {
-            config.rcv_buf_max_bytes = bytes / 2;
+            config.set_receive_buffer(bytes / 2);
         }
         if let Some(bytes) = changed(Int::SndBuf) {
-            config.snd_buf_max_bytes = bytes / 2;
+            config.set_send_buffer(bytes / 2);
         }
         if let Some(bytes) = changed(Int::WindowClamp) {
             config.rcv_buf_max_bytes = config.rcv_buf_max_bytes.min(bytes);

@@ -296,8 +296,7 @@ impl Shard {
         conn.set_rto_bounds(config.rto_min, config.rto_max);
         conn.set_fin_wait_2(config.fin_wait_2);
         conn.set_syn_retries(config.syn_retries);
-        conn.set_send_buffer(config.snd_buf_max_bytes);
-        conn.set_receive_buffer(config.rcv_buf_max_bytes);
+        conn.set_buffers(config);
         self.mark_dirty(id.index);
     }
 

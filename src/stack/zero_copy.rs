@@ -32,9 +32,9 @@ const fn account(id: ConnId) -> u32 {
 
 /// The application's reads are bounded by what it holds of earlier ones.
 fn bound_window(slot: &mut Slot) {
-    let buffer = slot.conn.config().rcv_buf_max_bytes;
-    slot.conn
-        .set_receive_budget(buffer.saturating_sub(slot.lent_bytes));
+    let room = slot.conn.receive_buffer().saturating_sub(slot.lent_bytes);
+    let bound = if slot.lent_bytes > 0 { room } else { u32::MAX };
+    slot.conn.set_receive_budget(bound);
 }
 
 /// What became of bytes that were sent with a mark.

@@ -61,9 +61,13 @@ pub struct Config {
     /// Most bytes of data in a segment that the link cuts into segments of the MSS (TSO); 0 = the
     /// link does not cut.
     pub tso_bytes_max: u32,
-    /// Most bytes held for the application and for reassembly together.
+    /// Bytes that may be held for the application and for reassembly together, to begin with.
+    pub rcv_buf_bytes: u32,
+    /// … and at most, when much arrives and is read.
     pub rcv_buf_max_bytes: u32,
-    /// Most bytes held for the peer, sent or not.
+    /// Bytes that may be held for the peer, sent or not, whatever the congestion window.
+    pub snd_buf_bytes: u32,
+    /// … and at most, when two congestion windows are more.
     pub snd_buf_max_bytes: u32,
     /// Retransmission timeout before there is a measurement (RFC 6298 §2.1).
     pub rto_initial: Duration,
@@ -125,8 +129,11 @@ impl Default for Config {
             mss_default: MSS_DEFAULT_V4,
             mss_min: MSS_FLOOR_BYTES,
             tso_bytes_max: 0,
-            rcv_buf_max_bytes: 1 << 20,
-            snd_buf_max_bytes: 1 << 20,
+            rcv_buf_bytes: 256 << 10,
+            // The maxima of tcp_rmem and tcp_wmem.
+            rcv_buf_max_bytes: 6 << 20,
+            snd_buf_bytes: 1 << 20,
+            snd_buf_max_bytes: 4 << 20,
             //= RFC 6298 §2.1
             //# "the sender SHOULD set RTO <- 1 second"
             rto_initial: Duration::from_secs(1),
@@ -178,6 +185,16 @@ impl Config {
         self
     }
 
+    /// A receive buffer of this size from beginning to end (`SO_RCVBUF`).
+    pub fn set_receive_buffer(&mut self, bytes: u32) {
+        (self.rcv_buf_bytes, self.rcv_buf_max_bytes) = (bytes, bytes);
+    }
+
+    /// A send buffer of this size from beginning to end (`SO_SNDBUF`).
+    pub fn set_send_buffer(&mut self, bytes: u32) {
+        (self.snd_buf_bytes, self.snd_buf_max_bytes) = (bytes, bytes);
+    }
+
     /// Forces values that would break the protocol back into its limits.
     #[must_use]
     pub fn sanitized(mut self) -> Self {
@@ -192,6 +209,8 @@ impl Config {
         self.mss_default = self.mss_default.max(self.mss_min);
         self.rcv_buf_max_bytes = self.rcv_buf_max_bytes.clamp(1, BUFFER_BYTES_MAX);
         self.snd_buf_max_bytes = self.snd_buf_max_bytes.clamp(1, BUFFER_BYTES_MAX);
+        self.rcv_buf_bytes = self.rcv_buf_bytes.clamp(1, self.rcv_buf_max_bytes);
+        self.snd_buf_bytes = self.snd_buf_bytes.clamp(1, self.snd_buf_max_bytes);
         // A zero timeout would spin.
         self.rto_min = self.rto_min.max(Duration::from_micros(100));
         self.rto_max = self.rto_max.max(self.rto_min);

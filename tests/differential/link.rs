@@ -197,11 +197,10 @@ impl Luna {
             start: Instant::from_nanos(now),
             ..Setup::default()
         });
-        let config = Config {
-            snd_buf_max_bytes: run.buffer,
-            rcv_buf_max_bytes: run.buffer,
-            ..Config::default()
-        };
+        // As SO_SNDBUF and SO_RCVBUF do for the kernel's end.
+        let mut config = Config::default();
+        config.set_send_buffer(run.buffer);
+        config.set_receive_buffer(run.buffer);
         let (mut conn, mut listener) = (None, None);
         let now = host.now;
         if sends {

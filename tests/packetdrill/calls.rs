@@ -24,8 +24,8 @@ pub(crate) fn configure(config: &mut Config, key: &str, value: &str) -> Result<(
     let span = || duration(value).ok_or(format!("{key}: a duration"));
     match key {
         "mss" => config.mss_local = number()? as u16,
-        "rcvbuf" => config.rcv_buf_max_bytes = number()?,
-        "sndbuf" => config.snd_buf_max_bytes = number()?,
+        "rcvbuf" => config.set_receive_buffer(number()?),
+        "sndbuf" => config.set_send_buffer(number()?),
         "rto_initial" => config.rto_initial = span()?,
         "rto_min" => config.rto_min = span()?,
         "rto_max" => config.rto_max = span()?,
@@ -279,8 +279,8 @@ impl Run {
             }
             "TCP_SYNCNT" => config.syn_retries = number as u8,
             "TCP_LINGER2" => config.fin_wait_2 = secs,
-            "SO_RCVBUF" => config.rcv_buf_max_bytes = number,
-            "SO_SNDBUF" => config.snd_buf_max_bytes = number,
+            "SO_RCVBUF" => config.set_receive_buffer(number),
+            "SO_SNDBUF" => config.set_send_buffer(number),
             "SO_KEEPALIVE" => {
                 config.keepalive = (number != 0).then_some(Keepalive::default());
             }

@@ -22,8 +22,14 @@ const TRANSFER_BYTES: u64 = 2_000_000;
 /// One run with losses says little: the mean of this many.
 const RUNS: u64 = 3;
 
+const LONG_TRANSFER_BYTES: u64 = 50_000_000;
+
 /// Kilobytes per second of a transfer over a link of 1 Gb/s.
 fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u64 {
+    goodput_of(TRANSFER_BYTES, config, loss_ppm, round_trip, seed)
+}
+
+fn goodput_of(bytes: u64, config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u64 {
     let mut rng = Rng::new(seed);
     let link = LinkConfig {
         loss_ppm,
@@ -57,15 +63,15 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
         };
         TcpHost::new(setup, start, App::new(plan, stream, rng.fork()), rng.fork())
     };
-    let a = host(Role::Connect, 0, TRANSFER_BYTES, 0);
-    let b = host(Role::Listen, 1, 0, TRANSFER_BYTES);
+    let a = host(Role::Connect, 0, bytes, 0);
+    let b = host(Role::Listen, 1, 0, bytes);
     let mut world = World::new(start, (a, b), (link, link), Scheduling::default(), rng);
     let bounds = Bounds {
         events: 1_000_000,
         time: Duration::from_secs(3_600),
     };
-    world.run_until(bounds, |_, b| b.app.read == TRANSFER_BYTES);
-    TRANSFER_BYTES * 1_000_000 / world.elapsed().as_micros() / 1_000
+    world.run_until(bounds, |_, b| b.app.read == bytes);
+    bytes * 1_000_000 / world.elapsed().as_micros() / 1_000
 }
 
 fn table(config: &Config) -> String {
@@ -133,4 +139,26 @@ fn a_limit_of_the_rate_holds() {
     let kilobytes = goodput(&config, 0, Duration::from_millis(1), 0);
     // Half a millisecond is caught up on, which is nothing over 400 ms.
     assert!((4_800..=5_050).contains(&kilobytes), "{kilobytes} kB/s");
+}
+
+/// A path that holds more than the first windows: what the buffers become, not what they begin as,
+/// must decide.
+#[test]
+fn buffers_grow_with_the_path() {
+    // 125 kB a millisecond for 20 ms: 2.5 MB are on their way.
+    let grown = goodput_of(
+        LONG_TRANSFER_BYTES,
+        &Config::default(),
+        0,
+        Duration::from_millis(20),
+        0,
+    );
+    let mut fixed = Config::default();
+    fixed.set_receive_buffer(Config::default().rcv_buf_bytes);
+    let fixed = goodput_of(LONG_TRANSFER_BYTES, &fixed, 0, Duration::from_millis(20), 0);
+    assert!(fixed < 14_000, "{fixed} kB/s of 256 KiB each 20 ms");
+    assert!(
+        grown > fixed * 2,
+        "{grown} kB/s, and {fixed} kB/s with a buffer that stays"
+    );
 }

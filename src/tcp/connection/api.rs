@@ -1,7 +1,7 @@
 //! What the application and the stack ask of a connection.
 #![forbid(unsafe_code)]
 
-use super::super::config::{BUFFER_BYTES_MAX, Config, Keepalive};
+use super::super::config::{Config, Keepalive};
 use super::super::congestion::CongestionControl;
 use super::super::info::{Counters, Info, TimeWaitSeed, TimeWaitStamps};
 use super::super::payload::Payload;
@@ -19,7 +19,7 @@ impl<P: Payload> Connection<P> {
         if !self.may_write() {
             return 0;
         }
-        (self.config.snd_buf_max_bytes as usize).saturating_sub(self.tx.queue.len())
+        (self.send_buffer() as usize).saturating_sub(self.tx.queue.len())
     }
 
     fn may_write(&self) -> bool {
@@ -35,7 +35,7 @@ impl<P: Payload> Connection<P> {
     /// on Linux. [`Event::Writable`] is raised when this becomes true
     /// again after a write that left it false.
     pub fn is_writable(&self) -> bool {
-        self.may_write() && self.send_space() >= self.config.snd_buf_max_bytes as usize / 3
+        self.may_write() && self.send_space() >= self.send_buffer() as usize / 3
     }
 
     /// Writes a payload without copying it. `more`: the application will write again at once,
@@ -161,7 +161,7 @@ impl<P: Payload> Connection<P> {
         done
     }
 
-    fn on_read(&mut self) {
+    pub(super) fn on_read(&mut self) {
         if self.state.may_receive_data() && self.rx.wants_window_update() {
             self.flags |= Flags::ACK_NOW;
         }
@@ -175,13 +175,6 @@ impl<P: Payload> Connection<P> {
     /// The peer has closed, whether or not everything has been read.
     pub fn peer_closed(&self) -> bool {
         self.rx.fin_received()
-    }
-
-    /// Bounds what is buffered for reading, between nothing and the configured buffer. For
-    /// memory pressure: the window closes as what was promised is used up, never abruptly.
-    pub fn set_receive_budget(&mut self, bytes: u32) {
-        self.rx.set_budget(bytes.min(self.config.rcv_buf_max_bytes));
-        self.on_read();
     }
 }
 
@@ -311,21 +304,6 @@ impl<P: Payload> Connection<P> {
     /// Sets how often a SYN is sent again (`TCP_SYNCNT`).
     pub fn set_syn_retries(&mut self, retries: u8) {
         self.config.change(|c| c.syn_retries = retries);
-    }
-
-    /// Sets the size of the send buffer. What is in it stays.
-    pub fn set_send_buffer(&mut self, bytes: u32) {
-        self.config
-            .change(|c| c.snd_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX));
-        self.wake_writer();
-    }
-
-    /// Sets the size of the receive buffer. The window scale was agreed in the handshake and
-    /// stays, so the window may not reach all of a much larger buffer.
-    pub fn set_receive_buffer(&mut self, bytes: u32) {
-        self.config
-            .change(|c| c.rcv_buf_max_bytes = bytes.clamp(1, BUFFER_BYTES_MAX));
-        self.set_receive_budget(bytes);
     }
 
     /// Counters.

@@ -73,6 +73,7 @@ impl<P: Payload> Connection<P> {
             self.counters.bytes_in += u64::from(seg.payload_len);
             self.rx.take_in_order(seg.payload, seg.payload_len);
             self.raise(Event::Readable);
+            self.watch_reads(now);
             self.on_in_order(now);
         }
     }
@@ -191,6 +192,7 @@ impl<P: Payload> Connection<P> {
         if new > 0 {
             self.counters.bytes_in += new as u64;
             self.raise(Event::Readable);
+            self.watch_reads(now);
         }
         match arrival {
             Arrival::InOrder => self.on_in_order(now),

@@ -8,6 +8,7 @@
 //! | `ack.rs` | acknowledgments in, round-trip times |
 //! | `loss.rs` | losses: detection, repair, and taking it back |
 //! | `output.rs` | segments out |
+//! | `buffers.rs` | how much may be held |
 //! | `pacing.rs` | the rate at which they leave |
 //! | `timeouts.rs` | timers |
 //! | `api.rs` | what the application and the stack call |
@@ -15,6 +16,7 @@
 
 mod ack;
 mod api;
+mod buffers;
 mod input;
 mod loss;
 mod open;
@@ -24,6 +26,8 @@ mod path;
 mod timeouts;
 
 use bitflags::bitflags;
+
+use buffers::ReceiveBuffer;
 
 use super::challenge::ChallengeLimit;
 use super::config::{Ports, SharedConfig};
@@ -166,6 +170,7 @@ pub struct Connection<P> {
     stamps: Stamps,
     last_in_at: Instant,
     last_out_at: Instant,
+    receive_buffer: ReceiveBuffer,
     /// When SND.UNA last moved, or data began to wait: where the user timeout counts from.
     progress_at: Instant,
     /// SND.NXT when the use of the congestion window was last recorded.
@@ -292,7 +297,7 @@ impl<P: Payload> Connection<P> {
             flags,
             events: 0,
             mss: mss_assumed,
-            rx: Receiver::new(cfg.rcv_buf_max_bytes, shift, mss_assumed),
+            rx: Receiver::new(cfg.rcv_buf_bytes, shift, mss_assumed),
             tx: Sender::new(iss),
             timers: Timers::new(),
             stamps: Stamps {
@@ -303,6 +308,7 @@ impl<P: Payload> Connection<P> {
             },
             last_in_at: now,
             last_out_at: now,
+            receive_buffer: ReceiveBuffer::new(&cfg, now),
             progress_at: now,
             usage_mark: iss,
             recovery: Recovery::new(iss),

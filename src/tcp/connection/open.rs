@@ -190,6 +190,7 @@ impl<P: Payload> Connection<P> {
         self.congestion = Controller::new(self.config.congestion, self.mss, self.syn_timeouts > 1);
         self.usage_mark = self.tx.nxt;
         self.choose_pacing();
+        self.receive_buffer.begin(self.rx.nxt, now);
         self.raise(Event::Connected);
         if self.send_space() > 0 {
             self.raise(Event::Writable);

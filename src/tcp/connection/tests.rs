@@ -1,5 +1,6 @@
 //! Transcripts of a connection against a scripted peer, and two connections against each other.
 
+mod buffers;
 mod closing;
 mod data;
 mod ecn;

@@ -13,14 +13,14 @@ fn active_open() {
         ..Config::default()
     });
     s.state(State::SynSent);
-    s.expect("S 0:0(0) win 65535 <mss 1460,sackOK,TS val 0 ecr 0,wscale 5>");
+    s.expect("S 0:0(0) win 65535 <mss 1460,sackOK,TS val 0 ecr 0,wscale 7>");
     s.at(10);
     s.inject("S. 0:0(0) ack 1 win 5000 <mss 1400,sackOK,TS val 7 ecr 0,wscale 7>");
-    s.expect(". 1:1(0) ack 1 win 32768 <TS val 10 ecr 7>");
+    s.expect(". 1:1(0) ack 1 win 2048 <TS val 10 ecr 7>");
     s.state(State::Established);
     assert_eq!(s.events(), [Event::Connected, Event::Writable]);
     let info = s.c.info();
-    assert_eq!((info.snd_wscale, info.rcv_wscale), (Some(7), Some(5)));
+    assert_eq!((info.snd_wscale, info.rcv_wscale), (Some(7), Some(7)));
     assert!(info.sack && info.timestamps);
     assert_eq!(info.snd_mss, 1388, "less the timestamps option");
     assert_eq!(info.snd_wnd, 5000, "the window of a SYN-ACK is not scaled");
@@ -92,7 +92,7 @@ fn options_are_agreed_only_if_both_offer_them() {
         }
     );
     let mut s = Script::accept(&full, syn);
-    s.expect("S. 0:0(0) ack 1 <mss 1460,sackOK,TS val 0 ecr 9,wscale 5>");
+    s.expect("S. 0:0(0) ack 1 <mss 1460,sackOK,TS val 0 ecr 9,wscale 7>");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::time::Duration;
 fn scaled() -> Config {
     Config {
         window_scale: true,
+        rcv_buf_bytes: 400_000,
         rcv_buf_max_bytes: 400_000,
         ..plain()
     }
