@@ -16,7 +16,8 @@ use luna::tcp::{
 use luna::time::{Duration, Instant};
 use luna::wire::checksum::Checksum;
 use luna::wire::{
-    Ecn, EthernetHeader, IpHeader, SackBlock, SeqNum, TcpFlags, TcpHeader, TcpOptions, Timestamps,
+    Ecn, EthernetHeader, IpHeader, SackBlock, SeqNum, TcpFlags, TcpHeader, TcpOptions, Telemetry,
+    Timestamps,
 };
 
 /// Reads an input; beyond its end there are zeros.
@@ -84,6 +85,12 @@ impl Input<'_> {
             options.window_scale = Some(self.byte());
         }
         options.sack_permitted = which & 16 != 0;
+        if which & 32 != 0 {
+            options.telemetry = Some(Telemetry {
+                load: self.half(),
+                echo: self.half(),
+            });
+        }
         let _ = seq;
         options
     }

@@ -10,12 +10,14 @@ pub const SYN_QUEUE_MAX: usize = 1024;
 /// Most connections that wait to be accepted on one listener (the kernel's `somaxconn`).
 pub const ACCEPT_QUEUE_MAX: usize = 4096;
 /// Most out-of-order ranges that one connection holds (SegmentSmack, CVE-2018-5390).
-pub const REASSEMBLY_RANGES_MAX: usize = 64;
+pub const REASSEMBLY_RANGES_MAX: usize = 256;
 /// Most ranges of the SACK scoreboard (SACK Slowness, CVE-2019-11478).
-pub const SACK_RANGES_MAX: usize = 64;
+pub const SACK_RANGES_MAX: usize = 256;
 /// Most runs of bytes in the network that a sender tells apart by time and fate: what a
 /// duplicate ACK may cost to look at. What one turn sends is one run.
 pub const OUTSTANDING_RUNS_MAX: usize = 1024;
+// A SACKed run, and what lies before the next: sent again, lost, or neither.
+const _: () = assert!(OUTSTANDING_RUNS_MAX >= 4 * SACK_RANGES_MAX);
 /// Smallest MSS that we honour from a peer (SACK Panic, CVE-2019-11477; Linux's floor is 48).
 pub const MSS_FLOOR_BYTES: u16 = 48;
 /// Most pieces of payload in one segment.

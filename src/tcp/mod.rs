@@ -38,6 +38,7 @@ mod segment;
 mod send_queue;
 mod sender;
 mod state;
+mod telemetry;
 #[cfg(test)]
 pub(crate) mod testutil;
 pub mod time_wait;

@@ -127,14 +127,17 @@ impl Scoreboard {
     /// `[start, end)` has been sent for the first time.
     #[inline]
     pub(crate) fn on_sent(&mut self, start: SeqNum, end: SeqNum, now: Instant) {
-        let full = self.runs.len() >= OUTSTANDING_RUNS_MAX;
         if let Some(last) = self.runs.back_mut()
             && last.fate.is_empty()
-            && (last.sent_at == now || full)
+            && last.sent_at == now
         {
-            // When full, older bytes count as sent now: a loss is noticed later, that is all.
             last.end = end;
-            last.sent_at = now;
+            return;
+        }
+        self.make_room();
+        let full = self.runs.len() >= OUTSTANDING_RUNS_MAX;
+        if let Some(last) = self.runs.back_mut().filter(|r| full && r.fate.is_empty()) {
+            (last.end, last.sent_at) = (end, now);
             return;
         }
         self.runs.push_back(Run {
@@ -190,6 +193,7 @@ impl Scoreboard {
         if known || !self.has_room_for(at, block) {
             return;
         }
+        self.make_room();
         let Some(first) = self.split(block.left) else {
             return;
         };
@@ -249,6 +253,40 @@ impl Scoreboard {
         self.sacked_ranges += u16::from(tail.is(Fate::SACKED));
         self.runs.insert(at + 1, tail);
         Some(at + 1)
+    }
+
+    /// Sees to it that two more cuts are possible, if that can be.
+    #[inline]
+    fn make_room(&mut self) {
+        if self.runs.len() + 2 > OUTSTANDING_RUNS_MAX {
+            self.thin_out();
+        }
+    }
+
+    /// Joins neighbours of one fate two by two, as if both had been sent when the later one was: a
+    /// loss is noticed later, that is all.
+    #[cold]
+    fn thin_out(&mut self) {
+        let (mut kept, mut alone) = (0, false);
+        for at in 0..self.runs.len() {
+            let Some(&run) = self.runs.get(at) else { break };
+            if alone
+                && let Some(last) = self.runs.get_mut(kept - 1)
+                && last.fate == run.fate
+            {
+                last.end = run.end;
+                last.sent_at = last.sent_at.max(run.sent_at);
+                self.sacked_ranges -= u16::from(run.is(Fate::SACKED));
+                alone = false;
+                continue;
+            }
+            if let Some(place) = self.runs.get_mut(kept) {
+                *place = run;
+            }
+            kept += 1;
+            alone = true;
+        }
+        self.runs.truncate(kept);
     }
 
     /// Joins runs with the indices `[from, to]` where that loses nothing.
@@ -340,6 +378,7 @@ impl Scoreboard {
 
     /// `[start, end)`, which is outstanding, has been sent again.
     pub(crate) fn on_resent(&mut self, start: SeqNum, end: SeqNum, now: Instant) {
+        self.make_room();
         // With too many runs to cut another one, what lies beside it counts as resent too: its
         // loss is then noticed a round trip later.
         let first = self.split(start).unwrap_or_else(|| self.index_of(start));

@@ -17,7 +17,7 @@ pub mod tcp;
 pub use ethernet::{EtherType, EthernetHeader, Mac};
 pub use ip::IpHeader;
 pub use seq::SeqNum;
-pub use tcp::{SackBlock, TcpFlags, TcpHeader, TcpOptions, Timestamps};
+pub use tcp::{SackBlock, TELEMETRY_BYTES, TcpFlags, TcpHeader, TcpOptions, Telemetry, Timestamps};
 
 /// Explicit congestion notification bits of the IP header (RFC 3168 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

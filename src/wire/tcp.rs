@@ -50,6 +50,25 @@ pub struct Timestamps {
     pub echo: u32,
 }
 
+/// How busy the path is, in an experimental option (RFC 6994): what HPCC needs (LUNA §9).
+///
+/// ```text
+/// kind 254 | length 8 | "LN" | load, 16 bits | echo, 16 bits
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The load of the busiest hop that this segment has passed, 4096 = all of its capacity and no
+    /// queue; 0: no hop has said anything. Hops raise it.
+    pub load: u16,
+    /// The largest load of the segments that came the other way.
+    pub echo: u16,
+}
+
+/// Bytes of the telemetry option.
+pub const TELEMETRY_BYTES: usize = 8;
+/// The experiment's identifier (RFC 6994 §3).
+const TELEMETRY_EXID: [u8; 2] = *b"LN";
+
 /// The options that this stack understands; others are skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct TcpOptions {
@@ -61,6 +80,8 @@ pub struct TcpOptions {
     pub sack_permitted: bool,
     /// Timestamps.
     pub timestamps: Option<Timestamps>,
+    /// The load of the path.
+    pub telemetry: Option<Telemetry>,
     /// SACK blocks, in the order of the wire.
     pub sack: ArrayVec<SackBlock, 4>,
 }
@@ -86,7 +107,7 @@ pub struct TcpHeader {
     pub options: TcpOptions,
 }
 
-/// Option kinds (RFC 9293 §3.1, RFC 7323, RFC 2018).
+/// Option kinds (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 4727).
 mod kind {
     pub(super) const END: u8 = 0;
     pub(super) const NOP: u8 = 1;
@@ -95,6 +116,7 @@ mod kind {
     pub(super) const SACK_PERMITTED: u8 = 4;
     pub(super) const SACK: u8 = 5;
     pub(super) const TIMESTAMPS: u8 = 8;
+    pub(super) const EXPERIMENT: u8 = 254;
 }
 
 /// The longest TCP header.
@@ -177,6 +199,12 @@ impl TcpOptions {
                     echo: u32::from_be_bytes([*e, *f, *g, *h]),
                 });
             }
+            (kind::EXPERIMENT, [x, y, a, b, c, d]) if [*x, *y] == TELEMETRY_EXID => {
+                self.telemetry = Some(Telemetry {
+                    load: u16::from_be_bytes([*a, *b]),
+                    echo: u16::from_be_bytes([*c, *d]),
+                });
+            }
             (kind::SACK, blocks) if blocks.len() % 8 == 0 => {
                 for block in blocks.chunks_exact(8) {
                     if let [a, b, c, d, e, f, g, h] = *block {
@@ -197,6 +225,7 @@ impl TcpOptions {
             && !self.sack_permitted
             && self.mss.is_none()
             && self.window_scale.is_none()
+            && self.telemetry.is_none()
         {
             self.timestamps
         } else {
@@ -221,6 +250,9 @@ impl TcpOptions {
             len += 12;
         } else if self.sack_permitted {
             len += 4;
+        }
+        if self.telemetry.is_some() {
+            len += TELEMETRY_BYTES;
         }
         len + match self.emitted_sack_blocks(len) {
             0 => 0,
@@ -255,6 +287,12 @@ impl TcpOptions {
         }
         if let Some(shift) = self.window_scale {
             out.extend([kind::NOP, kind::WINDOW_SCALE, 3, shift]);
+        }
+        if let Some(telemetry) = self.telemetry {
+            let [x, y] = TELEMETRY_EXID;
+            out.extend([kind::EXPERIMENT, TELEMETRY_BYTES as u8, x, y]);
+            out.extend(telemetry.load.to_be_bytes());
+            out.extend(telemetry.echo.to_be_bytes());
         }
         let blocks = self.emitted_sack_blocks(out.len() - start);
         if blocks > 0 {

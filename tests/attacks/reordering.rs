@@ -27,7 +27,7 @@ fn alternate_bytes_pin_a_bounded_number_of_objects() {
         }
     }
     // limits::REASSEMBLY_RANGES_MAX ranges of one object each, and the frame in hand.
-    assert!(most <= 64 + 2, "{most} objects");
+    assert!(most <= 256 + 2, "{most} objects");
     assert_eq!(calls, 0, "allocations once the store is full");
     // The stream is whole all the same.
     let text: Vec<u8> = (0..40_000u32).map(|i| (i * 13) as u8).collect();

@@ -1,7 +1,7 @@
 //! What the sender makes of a link: a table that shows every change of congestion control or
 //! loss recovery as a difference.
 
-use luna::tcp::Config;
+use luna::tcp::{Config, CongestionControl};
 use luna::time::{Duration, Instant};
 use luna::wire::SeqNum;
 
@@ -30,7 +30,6 @@ fn goodput(config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u
 }
 
 fn goodput_of(bytes: u64, config: &Config, loss_ppm: u32, round_trip: Duration, seed: u64) -> u64 {
-    let mut rng = Rng::new(seed);
     let link = LinkConfig {
         loss_ppm,
         delay: round_trip.div(2),
@@ -38,6 +37,12 @@ fn goodput_of(bytes: u64, config: &Config, loss_ppm: u32, round_trip: Duration, 
         queue_bytes: 250_000,
         ..LinkConfig::default()
     };
+    transfer(bytes, config, link, seed).0
+}
+
+/// Kilobytes per second of a transfer over `link`, and how long a packet waits in its queue.
+fn transfer(bytes: u64, config: &Config, link: LinkConfig, seed: u64) -> (u64, Duration) {
+    let mut rng = Rng::new(seed);
     let start = Instant::from_nanos(1_000_000_000);
     let mut host = |role, stream, write, expect| {
         let setup = Setup {
@@ -71,7 +76,8 @@ fn goodput_of(bytes: u64, config: &Config, loss_ppm: u32, round_trip: Duration, 
         time: Duration::from_secs(3_600),
     };
     world.run_until(bounds, |_, b| b.app.read == bytes);
-    bytes * 1_000_000 / world.elapsed().as_micros() / 1_000
+    let goodput = bytes * 1_000_000 / world.elapsed().as_micros() / 1_000;
+    (goodput, world.mean_wait())
 }
 
 fn table(config: &Config) -> String {
@@ -161,4 +167,49 @@ fn buffers_grow_with_the_path() {
         grown > fixed * 2,
         "{grown} kB/s, and {fixed} kB/s with a buffer that stays"
     );
+}
+
+/// A switch port of a data centre: 10 Gb/s, and a queue of 4 MB.
+fn data_centre_port(tells_load: bool) -> LinkConfig {
+    let round_trip = Duration::from_micros(100);
+    LinkConfig {
+        delay: round_trip.div(2),
+        bits_per_second: 10_000_000_000,
+        queue_bytes: 4_000_000,
+        tells_load_over: if tells_load {
+            round_trip
+        } else {
+            Duration::ZERO
+        },
+        ..LinkConfig::default()
+    }
+}
+
+/// HPCC where hops tell their load, and beside it what the queue looks like otherwise.
+#[test]
+fn hpcc_keeps_queues_short() {
+    let with = |congestion| {
+        let mut config = Config {
+            congestion,
+            ..Config::default()
+        };
+        config.set_receive_buffer(16 << 20);
+        config.set_send_buffer(16 << 20);
+        config
+    };
+    let run = |control, tells_load| {
+        let link = data_centre_port(tells_load);
+        transfer(LONG_TRANSFER_BYTES, &with(control), link, 0)
+    };
+    let hpcc = run(CongestionControl::Hpcc, true);
+    let alone = run(CongestionControl::Hpcc, false);
+    let reno = run(CongestionControl::NewReno, true);
+    let mut table = String::from("                       kB/s  mean wait\n");
+    for (name, (goodput, wait)) in [("hpcc", hpcc), ("hpcc, silent hops", alone), ("reno", reno)] {
+        table += &format!("{name:<18} {goodput:>8} {:>10}\n", format!("{wait:?}"));
+    }
+    insta::assert_snapshot!(table);
+    assert!(hpcc.1.as_nanos() * 4 <= reno.1.as_nanos(), "{table}");
+    assert!(hpcc.0 * 10 >= reno.0 * 9, "{table}");
+    assert!(alone.0 * 100 >= reno.0 * 97, "{table}");
 }

@@ -2,6 +2,7 @@
 
 use luna::time::{Duration, Instant};
 
+use crate::hop::Hop;
 use crate::rng::Rng;
 
 /// What a link does to packets. The default is perfect and instantaneous.
@@ -25,6 +26,9 @@ pub(crate) struct LinkConfig {
     /// Nothing gets through for a part of every period. Zero: no outages.
     pub(crate) outage_every: Duration,
     pub(crate) outage_for: Duration,
+    /// The link's hop tells its load, over this base round trip. Zero: it does not. Only of hosts
+    /// whose packets are bare TCP segments.
+    pub(crate) tells_load_over: Duration,
 }
 
 /// Somewhere else in every period, or a timer of the same period would always hit it.
@@ -45,6 +49,9 @@ pub(crate) struct Link {
     rng: Rng,
     /// When the last packet will have left.
     free_at: Instant,
+    hop: Hop,
+    /// How long packets have waited for others, and how many they were.
+    waited: (Duration, u64),
 }
 
 impl Link {
@@ -53,7 +60,14 @@ impl Link {
             config,
             rng,
             free_at: Instant::ZERO,
+            hop: Hop::new(),
+            waited: (Duration::ZERO, 0),
         }
+    }
+
+    /// How long a packet has waited for others, on average.
+    pub(crate) fn mean_wait(&self) -> Duration {
+        self.waited.0.div(self.waited.1)
     }
 
     /// Takes a packet; calls `deliver` for each copy that will arrive, and when.
@@ -74,6 +88,13 @@ impl Link {
             {
                 return;
             }
+            if c.tells_load_over > Duration::ZERO {
+                let (round, rate) = (c.tells_load_over, c.bits_per_second);
+                let waiting = waiting_bytes as u64;
+                self.hop.forward(now, round, rate, waiting, &mut packet);
+            }
+            let waited = start.saturating_since(now);
+            self.waited = (self.waited.0 + waited, self.waited.1 + 1);
             let ns = packet.len() as u64 * 8 * 1_000_000_000 / c.bits_per_second;
             left_at = start + Duration::from_nanos(ns);
             self.free_at = left_at;

@@ -13,6 +13,7 @@
 mod app;
 mod bytes;
 mod goodput;
+mod hop;
 mod link;
 mod oracle;
 mod rng;

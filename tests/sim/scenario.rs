@@ -157,6 +157,7 @@ fn random_link(rng: &mut Rng) -> LinkConfig {
         queue_bytes: rng.pick(&[0, 20_000, 200_000]),
         outage_every: rng.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(3_000)]),
         outage_for: rng.pick(&[ms(100), ms(1_000)]),
+        ..LinkConfig::default()
     }
 }
 

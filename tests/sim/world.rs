@@ -132,6 +132,11 @@ impl<A: Host, B: Host> World<A, B> {
         (&mut self.a.host, &mut self.b.host)
     }
 
+    /// How long what A sends waits in a queue, on average.
+    pub(crate) fn mean_wait(&self) -> Duration {
+        self.a.link.mean_wait()
+    }
+
     /// Virtual time since the beginning.
     pub(crate) fn elapsed(&self) -> Duration {
         self.now.saturating_since(self.started)

@@ -191,6 +191,7 @@ impl<P: Payload> Connection<P> {
         news: &News,
         after_timeout: bool,
     ) -> Ack {
+        let telemetry = h.options.telemetry.filter(|_| self.telemetry.agreed);
         Ack {
             bytes: news.acked,
             after_timeout,
@@ -200,7 +201,7 @@ impl<P: Payload> Connection<P> {
             rtt: news.newest.map(|sent_at| now.saturating_since(sent_at)),
             srtt: self.rtt.srtt(),
             min_rtt: self.rtt.min_rtt(),
-            utilisation: None,
+            utilisation: telemetry.map(|t| t.echo).filter(|load| *load > 0),
             now,
         }
     }

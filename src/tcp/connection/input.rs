@@ -45,6 +45,7 @@ impl<P: Payload> Connection<P> {
             && h.seq == self.rx.nxt
             && stamped
             && h.options.sack.is_empty()
+            && h.options.telemetry.is_none()
             && self.recovery.phase == Phase::Open
             && self.recovery.dup_acks == 0
             && self.scoreboard.is_plain()
@@ -141,6 +142,7 @@ impl<P: Payload> Connection<P> {
         }
         self.on_peer_heard(now);
         self.take_timestamp(now, h);
+        self.telemetry.on_segment(h.options.telemetry);
         if self.tx.fin_acked() {
             self.transition(Input::FinAcked, now);
         }

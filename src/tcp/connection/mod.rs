@@ -44,6 +44,7 @@ use super::rtt::RttEstimator;
 use super::scoreboard::Scoreboard;
 use super::sender::Sender;
 use super::state::{Input, State};
+use super::telemetry::TelemetryState;
 use super::timers::{Timer, Timers};
 use crate::time::{Duration, Instant};
 use crate::wire::{SeqNum, TcpHeader};
@@ -181,6 +182,7 @@ pub struct Connection<P> {
     scoreboard: Scoreboard,
     rack: Rack,
     ecn: EcnState,
+    telemetry: TelemetryState,
     counters: Counters,
     ports: Ports,
     iss: SeqNum,
@@ -317,6 +319,7 @@ impl<P: Payload> Connection<P> {
             scoreboard: Scoreboard::new(),
             rack: Rack::new(iss),
             ecn: EcnState::new(iss),
+            telemetry: TelemetryState::default(),
             counters: Counters::default(),
             ports,
             iss,

@@ -10,10 +10,10 @@ use super::super::state::{Input, State};
 use super::super::timers::Timer;
 use super::{Connection, Controller, Event, Flags};
 use crate::time::Instant;
-use crate::wire::{SeqNum, TcpFlags, TcpHeader, TcpOptions, Timestamps};
+use crate::wire::{SeqNum, TELEMETRY_BYTES, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 
 /// Bytes of the timestamps option in every segment, padding included (RFC 7323 App. A).
-pub(super) const TIMESTAMPS_BYTES: u32 = 12;
+const TIMESTAMPS_BYTES: u32 = 12;
 
 /// The smallest shift with which a window field can express `bytes`.
 pub(super) fn window_shift(bytes: u32) -> u8 {
@@ -34,6 +34,9 @@ impl<P: Payload> Connection<P> {
             }
         };
         let timestamps = offer(self.config.timestamps, Flags::TIMESTAMPS);
+        let again = self.flags.contains(Flags::SYN_RESENT);
+        let wanted = self.config.congestion == CongestionControl::Hpcc;
+        let telemetry = self.telemetry.syn_option(answering, wanted, again);
         TcpOptions {
             //= RFC 9293 §3.7.1
             //# "TCP endpoints MUST implement both sending and receiving the MSS Option"
@@ -44,6 +47,7 @@ impl<P: Payload> Connection<P> {
             window_scale: offer(self.config.window_scale, Flags::SCALING).then_some(self.rx.shift),
             sack_permitted: offer(self.config.sack, Flags::SACK),
             timestamps: timestamps.then(|| self.stamp(now)),
+            telemetry,
             sack: arrayvec::ArrayVec::new(),
         }
     }
@@ -72,6 +76,8 @@ impl<P: Payload> Connection<P> {
         self.flags |= Flags::PASSIVE_OPTIONS;
         let allowed = self.config.ecn != EcnUse::Off || self.uses_dctcp();
         self.ecn.negotiate(syn.flags, allowed);
+        let answer = syn.flags.contains(TcpFlags::ACK);
+        (self.telemetry).negotiate(offered.telemetry.is_some(), answer);
         match offered.window_scale.filter(|_| self.config.window_scale) {
             Some(shift) => {
                 //= RFC 7323 §2.3
@@ -109,12 +115,19 @@ impl<P: Payload> Connection<P> {
     /// Payload bytes of a full segment on a path that takes `mss`.
     pub(super) fn effective_mss(&self, mss: u16) -> u32 {
         let bytes = u32::from(self.mss_peer.min(mss));
-        let options = if self.flags.contains(Flags::TIMESTAMPS) {
-            TIMESTAMPS_BYTES
-        } else {
-            0
-        };
-        bytes.saturating_sub(options).max(1)
+        bytes.saturating_sub(self.options_bytes()).max(1)
+    }
+
+    /// Bytes of the options that are in every segment.
+    pub(super) fn options_bytes(&self) -> u32 {
+        let mut bytes = 0;
+        if self.flags.contains(Flags::TIMESTAMPS) {
+            bytes += TIMESTAMPS_BYTES;
+        }
+        if self.telemetry.agreed {
+            bytes += TELEMETRY_BYTES as u32;
+        }
+        bytes
     }
 
     /// RFC 9293 §3.10.7.3.

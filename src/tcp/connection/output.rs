@@ -390,13 +390,7 @@ impl<P: Payload> Connection<P> {
 
     /// SACK blocks that fit next to the other options.
     fn sack_room(&self) -> usize {
-        let stamped = self.flags.contains(Flags::TIMESTAMPS);
-        let taken = if stamped {
-            super::open::TIMESTAMPS_BYTES
-        } else {
-            0
-        };
-        ((OPTIONS_BYTES_MAX - taken - 4) / 8) as usize
+        ((OPTIONS_BYTES_MAX - self.options_bytes() - 4) / 8) as usize
     }
 
     #[inline]
@@ -467,6 +461,7 @@ impl<P: Payload> Connection<P> {
             //#  non-<RST> segment for the duration of the connection"
             options.timestamps = Some(self.stamp(now));
         }
+        options.telemetry = self.telemetry.option();
         if self.flags.contains(Flags::SACK) && self.rx.has_sack_blocks() {
             let room = self.sack_room();
             self.rx.sack_blocks(&mut options.sack, room);

@@ -14,5 +14,6 @@ mod path;
 mod recovery;
 mod resets;
 mod script;
+mod telemetry;
 mod timers;
 mod windows;

@@ -200,6 +200,33 @@ fn play(b: &mut Scoreboard, model: &mut [Byte], una: &mut u32, now: Instant, ste
     }
 }
 
+#[test]
+fn more_turns_than_can_be_told_apart_leave_room_for_what_is_sacked() {
+    let mut b = Scoreboard::new();
+    let sent = 3 * OUTSTANDING_RUNS_MAX as u32;
+    for i in 0..sent {
+        b.on_sent(seq(i), seq(i + 1), at(u64::from(i)));
+        assert!(b.runs().count() <= OUTSTANDING_RUNS_MAX);
+    }
+    // Every second one is lost.
+    let mut news = 0;
+    for i in 0..SACK_RANGES_MAX as u32 {
+        let block = SackBlock {
+            left: seq(2 * i + 1),
+            right: seq(2 * i + 2),
+        };
+        b.sack(block, seq(0), seq(sent), |run| news += run.len());
+    }
+    assert_eq!(news, SACK_RANGES_MAX as u32);
+    assert_eq!(b.sacked_bytes(), news);
+    // What was sent first is not taken to have been sent much later.
+    let front = b.front().map(|run| (run.start, run.end));
+    assert_eq!(front, Some((seq(0), seq(1))));
+    let late = |run: &&Run| run.sent_at > at(u64::from(run.end.distance_from(seq(0))) + 64);
+    let latest = b.runs().find(late);
+    assert_eq!(latest, None);
+}
+
 proptest! {
     #[test]
     fn agrees_with_an_entry_per_byte(steps in prop::collection::vec(step(), 0..30)) {

@@ -12,7 +12,7 @@ use crate::tcp::testutil::Bytes;
 use crate::tcp::{Config, Connection, Disposition, Event, Pieces, Ports, SegmentIn, SegmentOut};
 use crate::tcp::{Payload, State};
 use crate::time::{Duration, Instant};
-use crate::wire::{Ecn, SackBlock, SeqNum, TcpFlags, TcpHeader, Timestamps};
+use crate::wire::{Ecn, SackBlock, SeqNum, TcpFlags, TcpHeader, Telemetry, Timestamps};
 
 pub(super) const PORTS: Ports = Ports {
     local: 80,
@@ -312,7 +312,9 @@ fn parts(text: &str) -> Vec<String> {
         }
         in_sack = word == "sack";
         match word {
-            "ack" | "win" | "mss" | "wscale" | "val" | "ecr" => key = format!("{word} "),
+            "ack" | "win" | "mss" | "wscale" | "val" | "ecr" | "load" | "echo" => {
+                key = format!("{word} ")
+            }
             "TS" => {}
             _ => out.push(core::mem::take(&mut key) + word),
         }
@@ -358,6 +360,9 @@ fn show(out: &SegmentOut<Bytes>, iss: u32, peer_iss: u32) -> String {
     }
     if let Some(ts) = o.timestamps {
         let _ = write!(s, "TS val {} ecr {},", ts.value, ts.echo);
+    }
+    if let Some(t) = o.telemetry {
+        let _ = write!(s, "load {} echo {},", t.load, t.echo);
     }
     if let Some(shift) = o.window_scale {
         let _ = write!(s, "wscale {shift},");
@@ -414,6 +419,10 @@ fn parse(text: &str, iss: u32, peer_iss: u32) -> (TcpHeader, u32) {
             "urg" => h.urgent = num(next()) as u16,
             "mss" => h.options.mss = Some(num(next()) as u16),
             "sackOK" => h.options.sack_permitted = true,
+            "load" => {
+                let (load, _, echo) = (num(next()) as u16, next(), num(next()) as u16);
+                h.options.telemetry = Some(Telemetry { load, echo });
+            }
             "wscale" => h.options.window_scale = Some(num(next()) as u8),
             "TS" => {
                 let (_, value, _, echo) = (next(), num(next()), next(), num(next()));
