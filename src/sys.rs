@@ -12,6 +12,7 @@ mod guard;
 pub mod internal;
 mod leaked;
 mod lock;
+mod memory;
 #[cfg(test)]
 pub(crate) mod signals;
 
@@ -21,6 +22,7 @@ pub use fd::*;
 pub use guard::{ForkState, fork_guard_rearm, fork_state};
 pub use leaked::Leaked;
 pub use lock::{ForkMutex, ForkMutexGuard, fork_epoch, fork_epoch_advance};
+pub use memory::{advise_huge, prefetch};
 
 /// A Linux error number.
 pub type Errno = rustix::io::Errno;

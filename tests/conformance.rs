@@ -184,3 +184,24 @@ fn what_is_named_exists_and_what_is_done_is_shown() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// docs/ATTACKS.md names every test of an attack, and nothing that is not there.
+#[test]
+fn every_attack_has_its_test_and_every_test_its_attack() {
+    let named = fs::read_to_string(root().join("docs/ATTACKS.md")).unwrap();
+    let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
+    let mut tests = Vec::new();
+    for file in fs::read_dir(root().join("tests/attacks")).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let after = text.split("#[test]\nfn ").skip(1);
+        tests.extend(after.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+    }
+    assert!(tests.len() > 30, "{tests:?}");
+    let without_attack = tests.iter().filter(|t| !named.contains(&t.as_str()));
+    assert_eq!(without_attack.collect::<Vec<_>>(), Vec::<&String>::new());
+    let missing = named.iter().filter(|name| match name.contains('/') {
+        true => !root().join(name).exists(),
+        false => !name.contains(' ') && !tests.iter().any(|t| t == *name),
+    });
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new());
+}

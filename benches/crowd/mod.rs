@@ -227,8 +227,13 @@ fn run(count: usize, allocated: &dyn Fn() -> usize) -> Outcome {
     let mut shard = server(&crowd);
     let before = allocated();
     let (mut now, mut wakeups) = (Instant::ZERO, Vec::new());
+    // A segment and its acknowledgment each time, of new connections and of old ones.
+    let config = Config {
+        delayed_ack: Duration::ZERO,
+        ..Config::default()
+    };
     let listener = shard
-        .listen(SERVER, false, 1024, &Config::default(), 1)
+        .listen(SERVER, false, 1024, &config, 1)
         .expect("listen");
     let mut conns: Vec<ConnId> = Vec::with_capacity(count);
     let own = conns.capacity() * size_of::<ConnId>();
@@ -283,7 +288,10 @@ fn packets(
             random ^= random << 17;
             let index = (random >> 20) as usize % conns.len();
             let data = TcpFlags::ACK | TcpFlags::PSH;
-            crowd.borrow_mut().queue.push_back((index, data, true));
+            let mut crowd = crowd.borrow_mut();
+            // What the peer and the application keep is not the stack's to fetch.
+            std::hint::black_box((crowd.peers[index], conns[index]));
+            crowd.queue.push_back((index, data, true));
         }
         now += Duration::from_micros(50);
         let start = super::cycles();

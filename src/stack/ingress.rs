@@ -3,10 +3,13 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use arrayvec::ArrayVec;
+
 use super::counters::Drop;
-use super::flow_table::{Flow, FlowKey};
+use super::flow_table::{Flow, FlowKey, Sought};
 use super::shard::Shard;
 use crate::device::{FramePart, Pieces, RxFrame};
+use crate::limits::RX_BURST_FRAMES;
 use crate::tcp::{self, Disposition, SegmentIn, SegmentOut};
 use crate::time::Instant;
 use crate::wire::checksum::Checksum;
@@ -155,7 +158,58 @@ fn verify_checksum(
     }
 }
 
+/// The name of the connection that a frame is for, if it is for any: read without checking.
+#[inline]
+fn peek(frame: &[u8]) -> Option<FlowKey> {
+    let (local, remote, tcp) = match (*frame.first_chunk::<15>()?).last_chunk::<3>()? {
+        [0x08, 0x00, version] => {
+            let ip = frame.get(14..)?;
+            let [a, b, c, d] = *ip.get(16..20)?.first_chunk()?;
+            let [e, f, g, h] = *ip.get(12..16)?.first_chunk()?;
+            let length = usize::from(version & 0xf) * 4;
+            let ends = (IpAddr::from([a, b, c, d]), IpAddr::from([e, f, g, h]));
+            (ends.0, ends.1, ip.get(length..)?)
+        }
+        [0x86, 0xdd, _] => {
+            let ip = frame.get(14..)?;
+            let local: [u8; 16] = *ip.get(24..40)?.first_chunk()?;
+            let remote: [u8; 16] = *ip.get(8..24)?.first_chunk()?;
+            (IpAddr::from(local), IpAddr::from(remote), ip.get(40..)?)
+        }
+        _ => return None,
+    };
+    let [a, b, c, d] = *tcp.first_chunk()?;
+    let (from, to) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    let local = SocketAddr::new(local, to);
+    Some(FlowKey::new(local, SocketAddr::new(remote, from)))
+}
+
+/// With fewer connections than this the caches have them all.
+pub(super) const LOOK_AHEAD_ABOVE: usize = 1024;
+
 impl Shard {
+    /// Begins to fetch the connections that a burst is for, so that the memory's answers come
+    /// together and not one after the other. Where there are few it does nothing.
+    #[inline]
+    pub(super) fn look_ahead(&self, frames: &[RxFrame]) {
+        if frames.len() < 2 || self.slots.len() < LOOK_AHEAD_ABOVE {
+            return;
+        }
+        let mut sought = ArrayVec::<Sought, RX_BURST_FRAMES>::new();
+        for frame in frames {
+            let key = frame.pieces.first().and_then(|first| peek(first));
+            if let Some(key) = key {
+                let _full = sought.try_push(self.flows.seek(&key));
+            }
+        }
+        for one in sought {
+            if let Some(Flow::Connection(index)) = self.flows.candidate(one) {
+                self.slots.prefetch(index);
+                self.timers.prefetch(index);
+            }
+        }
+    }
+
     /// Runs one received frame through the stack.
     pub(super) fn ingress(&mut self, now: Instant, frame: RxFrame) {
         let part = frame.part;
@@ -186,8 +240,7 @@ impl Shard {
             return;
         }
         self.stats.segments_in += 1;
-        let key = FlowKey::new(arrived.local, arrived.remote);
-        match self.flows.get(&key) {
+        match self.flow(arrived.local, arrived.remote) {
             Some(Flow::Connection(index)) => self.segment_for_connection(now, index, arrived),
             Some(Flow::TimeWait(index)) => self.segment_for_time_wait(now, index, arrived),
             None => self.segment_for_listener(now, arrived, None),

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 
 use super::api::{Accepted, ConnId, ListenId, OpenError, Ready, Wakeup};
 use super::counters::Drop;
-use super::flow_table::{Flow, FlowKey};
 use super::ingress::{Arrived, default_mss};
 use super::link::HopCache;
 use super::shard::{Mark, Shard, Slot};
@@ -292,8 +291,7 @@ impl Shard {
             self.stats.count_drop(Drop::TableFull);
             return None;
         };
-        let flow = FlowKey::new(arrived.local, arrived.remote);
-        self.flows.insert(flow, Flow::Connection(key.index));
+        self.name_connection(arrived.local, arrived.remote, key.index);
         Some(key.index)
     }
 

@@ -3,7 +3,7 @@
 
 use core::net::IpAddr;
 
-use super::flow_table::{Flow, FlowKey};
+use super::flow_table::Flow;
 use super::narrow::Narrow;
 use super::shard::Shard;
 use crate::control::TooBig;
@@ -62,8 +62,8 @@ impl Shard {
     /// A router cannot forward a segment. Connections of other shards and of the kernel are passed
     /// over.
     fn on_too_big(&mut self, now: Instant, notice: &TooBig) {
-        let key = FlowKey::new(notice.local, notice.remote);
-        let Some(Flow::Connection(index)) = self.flows.get(&key) else {
+        let flow = self.flow(notice.local, notice.remote);
+        let Some(Flow::Connection(index)) = flow else {
             return;
         };
         let Some(slot) = self.slots.at_mut(index) else {
@@ -129,8 +129,7 @@ mod tests {
         let unacked = two.ends[1].info(ours).unwrap().tcp.unacked;
         assert!(unacked > 2000);
         let about = |shard: &Shard, back: u32| -> SeqNum {
-            let Some(Flow::Connection(index)) = shard.flows.get(&FlowKey::new(local, remote))
-            else {
+            let Some(Flow::Connection(index)) = shard.flow(local, remote) else {
                 panic!("no connection")
             };
             let conn = &shard.slots.at(index).unwrap().conn;

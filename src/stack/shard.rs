@@ -13,6 +13,7 @@ use super::configs::Configs;
 use super::counters::Counters;
 use super::dispatch::{Batch, Dispatch, Inbox};
 use super::flow_table::{Flow, FlowKey, FlowTable};
+use super::ingress::LOOK_AHEAD_ABOVE;
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
 use super::parts::Continued;
@@ -247,6 +248,7 @@ impl Shard {
         let received = self
             .device
             .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
+        self.look_ahead(&frames);
         for frame in frames.drain(..) {
             // All that answers one packet goes together.
             let ends = matches!(frame.part, FramePart::Whole | FramePart::Last);
@@ -318,6 +320,9 @@ impl Shard {
         self.timers_ran = now;
         let mut due = core::mem::take(&mut self.due);
         self.timers.expire(now, &mut due);
+        if self.slots.len() >= LOOK_AHEAD_ABOVE {
+            due.iter().for_each(|index| self.slots.prefetch(*index));
+        }
         for index in due.drain(..) {
             let Some(slot) = self.slots.at_mut(index) else {
                 continue;
@@ -549,6 +554,29 @@ impl Shard {
         let record = TimeWait::new(&slot.conn.time_wait_seed(), now);
         self.forget(index);
         self.time_waits.insert(&mut self.flows, now, ends, record);
+    }
+
+    /// What has this name.
+    #[inline]
+    pub(super) fn flow(&self, local: SocketAddr, remote: SocketAddr) -> Option<Flow> {
+        let key = FlowKey::new(local, remote);
+        self.flows.get(&key, |flow| match flow {
+            Flow::Connection(index) => self.slots.at(index).is_some_and(|slot| {
+                // Nearly always; a scope, which is no part of the name, may differ.
+                slot.remote == remote && slot.local == local
+                    || FlowKey::new(slot.local, slot.remote) == key
+            }),
+            Flow::TimeWait(index) => self.time_waits.has_name(index, &key),
+        })
+    }
+
+    /// Names a connection by its ends, in place of what had that name before.
+    pub(super) fn name_connection(&mut self, local: SocketAddr, remote: SocketAddr, index: u32) {
+        let key = FlowKey::new(local, remote);
+        if let Some(old) = self.flow(local, remote) {
+            self.flows.remove(&key, old);
+        }
+        self.flows.insert(&key, Flow::Connection(index));
     }
 
     /// Removes a connection from every table.

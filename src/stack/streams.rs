@@ -7,7 +7,6 @@ use std::io::{IoSlice, IoSliceMut};
 use super::api::{
     Close, ConnError, ConnId, ConnInfo, OpenError, Ready, RecvError, RecvMode, SendError,
 };
-use super::flow_table::{Flow, FlowKey};
 use super::link::HopCache;
 use super::listeners::NO_LISTENER;
 use super::shard::{Mark, Shard, Slot};
@@ -41,8 +40,7 @@ impl Shard {
         config: &Config,
         token: u64,
     ) -> Result<ConnId, OpenError> {
-        let key = FlowKey::new(local, remote);
-        if self.flows.get(&key).is_some() {
+        if self.flow(local, remote).is_some() {
             return Err(OpenError::AddressInUse);
         }
         let config = self.complete(config, local.ip(), remote.ip());
@@ -66,7 +64,7 @@ impl Shard {
             lent_bytes: 0,
         };
         let slab_key = self.slots.insert(slot).map_err(|_| OpenError::TableFull)?;
-        self.flows.insert(key, Flow::Connection(slab_key.index));
+        self.name_connection(local, remote, slab_key.index);
         self.stats.active_opens += 1;
         self.mark_dirty(slab_key.index);
         Ok(ConnId {
@@ -77,7 +75,7 @@ impl Shard {
 
     /// Whether this pair of ends is free: no connection and no TIME-WAIT record.
     pub fn tuple_is_free(&self, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.flows.get(&FlowKey::new(local, remote)).is_none()
+        self.flow(local, remote).is_none()
     }
 
     /// Copies as much of `bufs` as there is room for into the send queue. `more` says that the

@@ -42,8 +42,13 @@ impl TimeWaits {
         self.records.at_mut(index)
     }
 
-    /// Keeps a record and names it in `flows`. When there is no room the oldest gives way:
-    /// better a short TIME-WAIT than refusing connections.
+    /// Whether the record at `index` has this name.
+    pub(super) fn has_name(&self, index: u32, key: &FlowKey) -> bool {
+        self.records.at(index).is_some_and(|r| r.key == *key)
+    }
+
+    /// Keeps a record and names it in `flows`, where nothing has its name. When there is no room
+    /// the oldest gives way: better a short TIME-WAIT than refusing connections.
     pub(super) fn insert(
         &mut self,
         flows: &mut FlowTable,
@@ -60,7 +65,7 @@ impl TimeWaits {
         };
         let record = match self.records.insert(record) {
             Ok(slot) => {
-                flows.insert(key, Flow::TimeWait(slot.index));
+                flows.insert(&key, Flow::TimeWait(slot.index));
                 self.order.push_back((expires, slot));
                 return;
             }
@@ -73,7 +78,7 @@ impl TimeWaits {
             }
         }
         if let Ok(slot) = self.records.insert(record) {
-            flows.insert(key, Flow::TimeWait(slot.index));
+            flows.insert(&key, Flow::TimeWait(slot.index));
             self.order.push_back((expires, slot));
         }
     }

@@ -78,6 +78,14 @@ impl TimerWheel {
         self.link(index, want);
     }
 
+    /// `index` will be scheduled soon.
+    #[inline]
+    pub(super) fn prefetch(&self, index: u32) {
+        if let Some(node) = self.nodes.get(index as usize) {
+            crate::sys::prefetch(node);
+        }
+    }
+
     /// Takes `index` out.
     pub(super) fn cancel(&mut self, index: u32) {
         if self

@@ -99,20 +99,19 @@ impl<P: Payload> SendQueue<P> {
     pub(crate) fn gather(&self, from: SeqNum, len: u32) -> (Pieces<P>, u32) {
         let mut out = Pieces::new();
         let mut taken = 0u32;
-        // The usual message is a few pieces: then looking at each is quicker than halving.
-        let is_before = |p: &Piece<P>| p.start.before_eq(from);
+        // The usual message is a few pieces: then passing over some is quicker than halving.
         let first = if self.pieces.len() <= FEW_PIECES {
-            self.pieces
-                .iter_from(0)
-                .take_while(|p| is_before(p))
-                .count()
+            0
         } else {
-            self.pieces.partition_point(is_before)
+            let before = self.pieces.partition_point(|p| p.start.before_eq(from));
+            before.saturating_sub(1)
         };
-        let first = first.saturating_sub(1);
         for piece in self.pieces.iter_from(first) {
             if taken >= len || out.is_full() {
                 break;
+            }
+            if (piece.start + piece.payload.len() as u32).before_eq(from) {
+                continue;
             }
             let skip = (from + taken).distance_from(piece.start) as usize;
             let n = piece

@@ -16,12 +16,14 @@ use luna::time::Instant;
 use crate::common::netns::Netns;
 use crate::host::lane::{Conditions, Lane};
 use crate::host::{Host, OUR_MAC, PEER_MAC, Setup, address};
+use crate::smol::Smol;
 
 /// What is at an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Linux,
     Luna,
+    Smoltcp,
 }
 
 /// One transfer.
@@ -48,15 +50,15 @@ pub(crate) struct Outcome {
 
 const RATE: u64 = 200_000_000;
 const QUEUE_BYTES: u64 = 500_000;
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 
-fn pattern(at: u64) -> u8 {
+pub(crate) fn pattern(at: u64) -> u8 {
     (at.wrapping_mul(131) >> 3) as u8
 }
 
 /// What both ends' applications share.
 #[derive(Debug, Default)]
-struct Shared {
+pub(crate) struct Shared {
     stop: AtomicBool,
     received: AtomicU64,
     broken: AtomicBool,
@@ -64,7 +66,7 @@ struct Shared {
 
 impl Shared {
     /// Bytes have been read.
-    fn take(&self, bytes: &[u8]) {
+    pub(crate) fn take(&self, bytes: &[u8]) {
         let at = self.received.load(Ordering::Relaxed);
         let good = bytes
             .iter()
@@ -83,7 +85,7 @@ fn at(side: usize, port: u16) -> SocketAddr {
 }
 
 /// Something that frames go to and come from.
-trait End {
+pub(crate) trait End {
     /// Frames that it has sent.
     fn collect(&mut self, now: u64, out: &mut VecDeque<Vec<u8>>);
     fn deliver(&mut self, now: u64, frame: &[u8]);
@@ -93,6 +95,15 @@ trait End {
 struct Tun {
     fd: OwnedFd,
     side: usize,
+}
+
+/// An IP packet of `side` as a frame.
+pub(crate) fn dress(side: usize, packet: &[u8]) -> Vec<u8> {
+    let macs = [OUR_MAC, PEER_MAC];
+    let mut frame = [macs[1 - side], macs[side]].concat();
+    frame.extend([8, 0]);
+    frame.extend(packet);
+    frame
 }
 
 /// `TUNSETIFF` and its flags (linux/if_tun.h).
@@ -147,7 +158,6 @@ impl Tun {
 
 impl End for Tun {
     fn collect(&mut self, _: u64, out: &mut VecDeque<Vec<u8>>) {
-        let macs = [OUR_MAC, PEER_MAC];
         let mut buffer = [0u8; 2048];
         for _ in 0..64 {
             // SAFETY: the buffer's length.
@@ -163,10 +173,7 @@ impl End for Tun {
             };
             // IPv6 router solicitations and the like are not ours.
             if buffer[0] >> 4 == 4 {
-                let mut frame = [macs[1 - self.side], macs[self.side]].concat();
-                frame.extend([8, 0]);
-                frame.extend(&buffer[..n]);
-                out.push_back(frame);
+                out.push_back(dress(self.side, &buffer[..n]));
             }
         }
     }
@@ -362,6 +369,9 @@ pub(crate) fn run(run: &Run) -> Outcome {
     for (side, space) in spaces.iter().enumerate() {
         ends.push(match space {
             Some(netns) => Box::new(Tun::new(netns, side)),
+            None if kinds[side] == Kind::Smoltcp => {
+                Box::new(Smol::new(run, side, Arc::clone(&shared), now()))
+            }
             None => Box::new(Luna::new(run, side, side == 0, Arc::clone(&shared), now())),
         });
     }

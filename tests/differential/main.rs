@@ -1,5 +1,5 @@
-//! The same transfers between luna and Linux, over a link in user space that loses and delays:
-//! both must complete, and the goodput of one is held against the other's, cell by cell.
+//! The same transfers between luna, Linux and smoltcp, over a link in user space that loses and
+//! delays: all must complete, and the goodput of one is held against the other's, cell by cell.
 //!
 //! Linux runs in network namespaces behind TUN interfaces and needs real time, so a few transfers
 //! run in CI, and the whole table (loss × round trip × buffer) is measured by hand on a quiet
@@ -20,6 +20,7 @@ mod common;
 #[path = "../host/mod.rs"]
 mod host;
 mod link;
+mod smol;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -73,9 +74,11 @@ fn measure(which: &str) {
                 let linux = cell((Kind::Linux, Kind::Linux));
                 let sends = cell((Kind::Luna, Kind::Linux));
                 let receives = cell((Kind::Linux, Kind::Luna));
+                let both = cell((Kind::Luna, Kind::Luna));
+                let smoltcp = cell((Kind::Luna, Kind::Smoltcp));
                 let _ = writeln!(
                     out,
-                    "| {} | {} | {} | {linux} | {sends} | {receives} |",
+                    "| {} | {} | {} | {linux} | {sends} | {receives} | {both} | {smoltcp} |",
                     round_trip as f64 / 1000.0,
                     buffer >> 10,
                     f64::from(loss) / 10_000.0,
@@ -91,7 +94,7 @@ fn measure(which: &str) {
 
 /// Transfers in both directions complete and arrive whole, on a link that loses and reorders.
 #[test]
-fn transfers_between_luna_and_linux_complete() {
+fn transfers_of_luna_linux_and_smoltcp_complete() {
     let Some(_turn) = common::require::turn(&["ip"]) else {
         return;
     };
@@ -99,7 +102,14 @@ fn transfers_between_luna_and_linux_complete() {
         measure(&which);
         return;
     }
-    for pair in [(Kind::Luna, Kind::Linux), (Kind::Linux, Kind::Luna)] {
+    for pair in [
+        (Kind::Luna, Kind::Linux),
+        (Kind::Linux, Kind::Luna),
+        (Kind::Linux, Kind::Linux),
+        (Kind::Luna, Kind::Luna),
+        (Kind::Luna, Kind::Smoltcp),
+        (Kind::Smoltcp, Kind::Luna),
+    ] {
         for loss_ppm in [0, 30_000] {
             let run = Run {
                 pair,
