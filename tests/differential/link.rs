@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant as Clock};
 
 use luna::stack::{ConnId, ListenId, RecvMode};
-use luna::tcp::Config;
+use luna::tcp::{Config, CongestionControl};
 use luna::time::Instant;
 
 use crate::common::netns::Netns;
@@ -205,7 +205,10 @@ impl Luna {
             ..Setup::default()
         });
         // As SO_SNDBUF and SO_RCVBUF do for the kernel's end.
-        let mut config = Config::default();
+        let mut config = Config {
+            congestion: CongestionControl::Cubic,
+            ..Config::default()
+        };
         config.set_send_buffer(run.buffer);
         config.set_receive_buffer(run.buffer);
         let (mut conn, mut listener) = (None, None);
@@ -278,7 +281,21 @@ impl End for Luna {
     }
 }
 
-fn set_buffers(fd: i32, bytes: u32) {
+/// Buffers and congestion control, alike on all machines.
+fn set_options(fd: i32, bytes: u32) {
+    let name = b"cubic";
+    let len = name.len() as u32;
+    // SAFETY: a name and its length.
+    let set = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            len,
+        )
+    };
+    assert_eq!(set, 0, "cubic: {}", std::io::Error::last_os_error());
     for name in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
         let value = bytes as i32;
         // SAFETY: an int and its size.
@@ -286,6 +303,26 @@ fn set_buffers(fd: i32, bytes: u32) {
             unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, name, (&raw const value).cast(), 4) };
         assert_eq!(set, 0);
     }
+}
+
+/// `SO_SNDTIMEO`, which bounds `connect` too.
+fn set_send_timeout(fd: i32, limit: Duration) {
+    let value = libc::timeval {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_usec: limit.subsec_micros().into(),
+    };
+    let (name, value) = (libc::SO_SNDTIMEO, (&raw const value).cast());
+    // SAFETY: a timeval and its size.
+    let set = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            name,
+            value,
+            size_of::<libc::timeval>() as u32,
+        )
+    };
+    assert_eq!(set, 0);
 }
 
 /// Linux's application, on a thread in its namespace until `stop`.
@@ -299,7 +336,7 @@ fn linux_app(netns: &Netns, side: usize, sends: bool, run: Run, shared: &Shared)
 fn linux_sender(side: usize, run: Run, shared: &Shared) {
     // SAFETY: integers only; the descriptor is owned from here on.
     let fd = unsafe { OwnedFd::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)) };
-    set_buffers(fd.as_raw_fd(), run.buffer);
+    set_options(fd.as_raw_fd(), run.buffer);
     let mut addr = libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
         sin_port: PORT.to_be(),
@@ -308,6 +345,8 @@ fn linux_sender(side: usize, run: Run, shared: &Shared) {
         },
         sin_zero: [0; 8],
     };
+    // A SYN that is lost again and again must not outlast the run.
+    set_send_timeout(fd.as_raw_fd(), run.span);
     // SAFETY: an address and its size.
     let connected = unsafe { libc::connect(fd.as_raw_fd(), (&raw mut addr).cast(), 16) };
     if connected != 0 {
@@ -335,7 +374,7 @@ fn linux_sender(side: usize, run: Run, shared: &Shared) {
 
 fn linux_receiver(side: usize, run: Run, shared: &Shared) {
     let listener = TcpListener::bind(at(side, PORT)).unwrap();
-    set_buffers(listener.as_raw_fd(), run.buffer);
+    set_options(listener.as_raw_fd(), run.buffer);
     listener.set_nonblocking(true).unwrap();
     let mut stream = loop {
         match listener.accept() {

@@ -32,9 +32,11 @@ const LOSSES_PPM: [u32; 6] = [0, 1_000, 10_000, 30_000, 100_000, 300_000];
 const ROUND_TRIPS_US: [u64; 4] = [100, 1_000, 20_000, 100_000];
 const BUFFERS: [u32; 2] = [64 << 10, 1 << 20];
 
-/// How long a cell lasts: some tens of round trips.
-fn span(round_trip_us: u64) -> Duration {
+/// How long a cell lasts: some tens of round trips, or of timeouts where these decide.
+fn span(round_trip_us: u64, loss_ppm: u32) -> Duration {
     match round_trip_us {
+        100 | 1_000 if loss_ppm >= 300_000 => Duration::from_millis(10_000),
+        100 | 1_000 if loss_ppm >= 100_000 => Duration::from_millis(5_000),
         100 | 1_000 => Duration::from_millis(800),
         20_000 => Duration::from_millis(2_000),
         _ => Duration::from_millis(4_000),
@@ -42,7 +44,7 @@ fn span(round_trip_us: u64) -> Duration {
 }
 
 fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32) -> u64 {
-    let span = span(round_trip_us);
+    let span = span(round_trip_us, loss_ppm);
     let run = Run {
         pair,
         loss_ppm,
