@@ -36,8 +36,9 @@ pub(crate) struct Manners {
     pub(crate) flush: bool,
 }
 
-/// The send variables of RFC 9293 §3.3.1.
+/// The send variables of RFC 9293 §3.3.1; the queue is behind them, beyond the hot cache lines.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Sender<P> {
     /// SND.UNA
     pub(crate) una: SeqNum,
