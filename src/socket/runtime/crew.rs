@@ -58,6 +58,13 @@ pub(crate) struct Round {
     pub(crate) more: bool,
 }
 
+/// How long to wait for a steward that is to end, and how often to look: 200 ms in all.
+const STEWARD_LOOK_EVERY: rustix::time::Timespec = rustix::time::Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000,
+};
+const STEWARD_LOOKS: u32 = 1000;
+
 /// The shards and the threads around them.
 #[derive(Debug)]
 pub(crate) struct Crew<E> {
@@ -71,6 +78,8 @@ pub(crate) struct Crew<E> {
     /// The steward does not tick: a thread that leaves must ring it.
     steward_asleep: AtomicBool,
     steward_bell: Arc<Wake>,
+    /// There is a steward, and it has not let go of everything yet.
+    has_steward: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -84,6 +93,7 @@ impl<E: Engine> Crew<E> {
             deliveries: AtomicU64::new(0),
             steward_asleep: AtomicBool::new(false),
             steward_bell: Wake::new()?,
+            has_steward: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         })
     }
@@ -102,6 +112,21 @@ impl<E: Engine> Crew<E> {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// The steward's thread begins, or has let go of all that it had.
+    pub(crate) fn set_steward(&self, present: bool) {
+        self.has_steward.store(present, Ordering::Release);
+    }
+
+    /// After [`Crew::stop`]: waits until the steward has let go, for a bounded time.
+    pub(crate) fn await_steward(&self) {
+        for _ in 0..STEWARD_LOOKS {
+            if !self.has_steward.load(Ordering::Acquire) {
+                return;
+            }
+            let _interrupted = rustix::thread::nanosleep(&STEWARD_LOOK_EVERY);
+        }
     }
 
     /// Ends the steward.

@@ -275,10 +275,12 @@ pub fn retire() {
     let Some(runtime) = RUNTIME.get() else { return };
     RUNTIME.clear();
     runtime.crew.stop();
+    // It looks at descriptors that are closed below, whose numbers may be somebody else's then.
+    runtime.crew.await_steward();
     for lane in runtime.crew.lanes() {
         let _ended = lane.with(Shard::give_up_device);
     }
-    runtime.place.close_inherited();
+    runtime.place.close();
     start::reset();
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct Place {
     _leases: Leases,
     /// Descriptors that a child must not keep.
     fds: Vec<RawFd>,
+    /// And those that are the steward's to close, in this process.
+    steward_fds: Vec<RawFd>,
 }
 
 impl Place {
@@ -102,7 +104,15 @@ impl Place {
             clients,
             _leases: leases,
             fds,
+            steward_fds: Vec::new(),
         }
+    }
+
+    /// These, which are among the descriptors, are the steward's.
+    pub(super) fn with_steward_fds(mut self, theirs: Vec<RawFd>) -> Self {
+        self.fds.retain(|fd| !theirs.contains(fd));
+        self.steward_fds = theirs;
+        self
     }
 
     /// Whether the kernel uses the link's addresses too.
@@ -239,7 +249,17 @@ impl Place {
         }
     }
 
+    /// In a child of a fork: closes its copies of all descriptors.
     pub(super) fn close_inherited(&self) {
+        self.steward_fds
+            .iter()
+            .for_each(|fd| internal::discard(*fd));
+        self.close();
+    }
+
+    /// When this process gives the link up: closes the descriptors, but for the steward's.
+    pub(super) fn close(&self) {
+        self.steward_fds.iter().for_each(|fd| internal::forget(*fd));
         for fd in &self.fds {
             internal::discard(*fd);
         }

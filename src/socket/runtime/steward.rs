@@ -47,16 +47,19 @@ where
     K: core::ops::Deref<Target = Crew<E>> + Send + 'static,
 {
     let before = set_signal_mask(SignalSet::ALL);
+    crew.set_steward(true);
     let thread = std::thread::Builder::new()
         .name("luna-steward".into())
         .stack_size(256 * 1024)
         .spawn(move || {
-            Steward {
+            let mut steward = Steward {
                 crew: &*crew,
                 chores,
                 quiet: 0,
-            }
-            .run()
+            };
+            steward.run();
+            drop(steward);
+            crew.set_steward(false);
         });
     set_signal_mask(before);
     thread

@@ -282,6 +282,8 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
         let _ = internal::keep_here(*fd);
     }
     let crew = Crew::new(lanes, manner(config)).map_err(|errno| format!("{name}: {errno}"))?;
+    let mut theirs = Vec::new();
+    push_icmp_fds(icmp.as_ref(), &mut theirs);
     let place = Place::new(
         control,
         ifindex,
@@ -292,7 +294,8 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
             queues: Some(queues),
         },
         fds,
-    );
+    )
+    .with_steward_fds(theirs);
     let runtime: &'static Runtime = Box::leak(Box::new(Runtime { crew, place }));
     let chores = Box::new(Follow {
         mirror,
