@@ -381,8 +381,17 @@ static void sending(int fd)
     ask("r1");
     set_nonblocking(fd, 1);
     long total = 0, sent;
-    while ((sent = luna_send(fd, bulk, sizeof bulk, 0)) > 0)
-        total += sent;
+    /* Full twice: what is under way when it is full for the first time makes room again. */
+    for (int round = 0; round < 2; round++) {
+        while ((sent = luna_send(fd, bulk, sizeof bulk, 0)) > 0)
+            total += sent;
+        int all = 1, unsent = 0;
+        for (int look = 0; all != unsent && look < 500; look++) {
+            luna_ioctl(fd, SIOCOUTQ, (long)&all);
+            luna_ioctl(fd, SIOCOUTQNSD, (long)&unsent);
+            poll(NULL, 0, 5);
+        }
+    }
     CALL(luna_send(fd, bulk, 1, 0));
     CALL(ready(fd, POLLOUT, 0));
     int queued = 0;

@@ -43,14 +43,14 @@ fn span(round_trip_us: u64, loss_ppm: u32) -> Duration {
     }
 }
 
-fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32) -> u64 {
+fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32, seed: u64) -> u64 {
     let span = span(round_trip_us, loss_ppm);
     let run = Run {
         pair,
         loss_ppm,
         round_trip: Duration::from_micros(round_trip_us),
         buffer,
-        seed: u64::from(loss_ppm) + round_trip_us,
+        seed: seed + u64::from(loss_ppm) + round_trip_us,
         span,
         bytes: u64::MAX,
     };
@@ -60,6 +60,27 @@ fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32)
 
 fn table_path() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/differential.md")
+}
+
+/// Measures one cell with nine orders of losses: `LUNA_DIFFERENTIAL=cell:100000,1024,1000` for
+/// 100 ms, 1 MiB and 0.1 %. What a single run says of a cell may be chance.
+fn measure_cell(which: &str) {
+    let numbers: Vec<u64> = which.split(',').filter_map(|n| n.parse().ok()).collect();
+    let [round_trip, buffer, loss] = numbers[..] else {
+        panic!("microseconds, KiB and parts per million: {which}")
+    };
+    for pair in [
+        (Kind::Linux, Kind::Linux),
+        (Kind::Luna, Kind::Linux),
+        (Kind::Linux, Kind::Luna),
+    ] {
+        let (loss, buffer) = (loss as u32, (buffer as u32) << 10);
+        let mut all: Vec<u64> = (0..9)
+            .map(|seed| kilobytes(pair, loss, round_trip, buffer, seed * 7919))
+            .collect();
+        all.sort_unstable();
+        println!("{pair:?}: median {} of {all:?}", all[4]);
+    }
 }
 
 /// Measures everything; `LUNA_DIFFERENTIAL=table`, or `table:N` for the Nth round-trip time only.
@@ -72,7 +93,7 @@ fn measure(which: &str) {
         }
         for buffer in BUFFERS {
             for loss in LOSSES_PPM {
-                let cell = |pair| kilobytes(pair, loss, round_trip, buffer);
+                let cell = |pair| kilobytes(pair, loss, round_trip, buffer, 0);
                 let linux = cell((Kind::Linux, Kind::Linux));
                 let sends = cell((Kind::Luna, Kind::Linux));
                 let receives = cell((Kind::Linux, Kind::Luna));
@@ -101,7 +122,10 @@ fn transfers_of_luna_linux_and_smoltcp_complete() {
         return;
     };
     if let Ok(which) = std::env::var("LUNA_DIFFERENTIAL") {
-        measure(&which);
+        match which.strip_prefix("cell:") {
+            Some(cell) => measure_cell(cell),
+            None => measure(&which),
+        }
         return;
     }
     for pair in [
