@@ -89,7 +89,9 @@ fn measure(count: usize) -> Histogram<u64> {
     let mut two = Two::new(1500);
     let mut app = Inline(Echo);
     let conns = connect(&mut two, &mut app, count);
-    let mut histogram = Histogram::<u64>::new(3).expect("a histogram");
+    // In nanoseconds, up to a minute: beyond its bounds it would record the bound.
+    let bounds = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3);
+    let mut histogram = bounds.expect("a histogram");
     let mut pending: Vec<Pending> = Vec::new();
     let bytes = vec![0x5a; 16384];
     let mut buffer = vec![0; 65536];
