@@ -150,11 +150,16 @@ done
 # Connections of killed clients are found out by retransmission; TIME-WAIT lasts a minute.
 idle() { [ "$("$LUNA" ss 2>/dev/null | grep -c -E "(nginx|redis-server|memcached)/")" = 0 ]; }
 wait_for 90 "connections to end" idle || { "$LUNA" ss >&2; die "connections are left"; }
+# jemalloc and libevent keep a few, and workers that were replaced in the end have some until they end.
+few() { [ "$(descriptors "$1")" -le $((FIRST[$1] + 12)) ]; }
 for name in nginx redis memcached; do
+    wait_for 30 "descriptors of $name to be closed" few "$name" || true
     now=$(descriptors $name)
     say "$name: ${FIRST[$name]} descriptors at the start, $now at the end"
-    # A worker that was replaced in this moment has some, and jemalloc, libevent keep a few.
-    [ "$now" -le $((FIRST[$name] + 12)) ] || die "$name leaks descriptors"
+    if ! few "$name"; then
+        ps -o pid,etime,args -p "$(ip netns pids "luna-$$-soak-$name" | tr '\n' ',' | sed 's/,$//')" >&2
+        die "$name leaks descriptors"
+    fi
 done
 say "packet buffers: $FIRST_BUFFERS in use at the start, $(buffers) at the end"
 [ "$(buffers)" -le $((FIRST_BUFFERS + 64)) ] || { "$LUNA" stat >&2; die "packet buffers leak"; }
