@@ -251,8 +251,8 @@ fn stream_option(pin: &Pin, level: i32, name: i32, room: usize) -> Result<Option
         }
         (SOL_SOCKET, libc::SO_MAX_PACING_RATE) if room < 8 => {
             // As Linux: a reader of the older, shorter value gets as much of it as fits.
-            let rate = pin.socket.lock().options.max_pacing_rate;
-            let rate = u32::try_from(rate.unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
+            let rate = pin.socket.lock().options.pacing_limit();
+            let rate = u32::try_from(rate).unwrap_or(u32::MAX);
             Ok(Some(rate.to_ne_bytes().to_vec()))
         }
         (IPPROTO_TCP, libc::TCP_CONGESTION) => {

@@ -32,7 +32,7 @@ pub struct OptionSet {
     /// `TCP_CONGESTION`, once it was set.
     pub congestion: Option<tcp::CongestionControl>,
     /// `SO_MAX_PACING_RATE` in bytes per second, as the kernel shows it: all ones is no limit.
-    pub max_pacing_rate: Option<u64>,
+    max_pacing_rate: Option<u64>,
     /// Everything else that was set: level, name, and the value as the kernel shows it.
     others: Vec<(i32, i32, Vec<u8>)>,
 }
@@ -239,6 +239,11 @@ impl OptionSet {
         self.int(option) != 0
     }
 
+    /// `SO_MAX_PACING_RATE` in bytes per second: all ones is no limit.
+    pub fn pacing_limit(&self) -> u64 {
+        self.max_pacing_rate.unwrap_or(tcp::RATE_UNLIMITED)
+    }
+
     /// Remembers a value as the kernel shows it.
     pub fn store(&mut self, level: i32, name: i32, value: &[u8]) {
         if let Some(slot) = index_of(level, name).and_then(|at| self.ints.get_mut(at)) {
@@ -293,8 +298,7 @@ impl OptionSet {
             (SOL_SOCKET, libc::SO_RCVTIMEO | RCVTIMEO_NEW) => Some(time(self.rcv_timeout)),
             (SOL_SOCKET, libc::SO_SNDTIMEO | SNDTIMEO_NEW) => Some(time(self.snd_timeout)),
             (SOL_SOCKET, libc::SO_MAX_PACING_RATE) => {
-                let rate = self.max_pacing_rate.unwrap_or(tcp::RATE_UNLIMITED);
-                Some(rate.to_ne_bytes().to_vec())
+                Some(self.pacing_limit().to_ne_bytes().to_vec())
             }
             _ => self
                 .others
@@ -335,7 +339,7 @@ impl OptionSet {
     pub fn apply(&self, base: &tcp::Config, untouched: &Self) -> tcp::Config {
         let mut config = base.clone();
         config.congestion = self.congestion.unwrap_or(base.congestion);
-        config.max_pacing_rate = self.max_pacing_rate.unwrap_or(tcp::RATE_UNLIMITED);
+        config.max_pacing_rate = self.pacing_limit();
         config.nodelay = self.is_on(Int::NoDelay);
         config.cork = self.is_on(Int::Cork);
         config.keepalive = self.is_on(Int::KeepAlive).then(|| tcp::Keepalive {

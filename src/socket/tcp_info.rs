@@ -125,11 +125,7 @@ fn fill(out: &mut Writer, tcp: &Info) {
 /// The fields that came after Linux 3.
 fn fill_newer(out: &mut Writer, tcp: &Info) {
     out.u64(104, tcp.pacing_rate.unwrap_or(RATE_UNLIMITED));
-    let limit = match tcp.max_pacing_rate {
-        0 => RATE_UNLIMITED,
-        limit => limit,
-    };
-    out.u64(112, limit);
+    out.u64(112, tcp.max_pacing_rate);
     out.u64(120, tcp.counters.bytes_acked);
     out.u64(128, tcp.counters.bytes_in);
     out.u32(136, tcp.counters.segs_out);

@@ -79,7 +79,7 @@ pub struct Info {
     pub ssthresh: u32,
     /// Bytes per second at which data leaves, if it is paced.
     pub pacing_rate: Option<u64>,
-    /// The limit set for that; 0 = none.
+    /// The limit set for that; [`RATE_UNLIMITED`](super::RATE_UNLIMITED) if there is none.
     pub max_pacing_rate: u64,
     /// Loss is being repaired.
     pub recovering: bool,

@@ -329,7 +329,7 @@ impl<P: Payload> Connection<P> {
             reordering: self.rack.reordering_seen(),
             ssthresh: self.congestion.ssthresh(),
             pacing_rate: self.pacing_rate(),
-            max_pacing_rate: self.config.max_pacing_rate,
+            max_pacing_rate: self.rate_limit(),
             recovering: self.recovery.phase != Phase::Open,
             snd_wnd: self.tx.wnd,
             rcv_wnd: self.rx.window(),

@@ -29,7 +29,8 @@ impl<P: Payload> Connection<P> {
         Some(pacer.rate()).filter(|rate| *rate != RATE_UNLIMITED)
     }
 
-    fn rate_limit(&self) -> u64 {
+    /// The limit set for that; [`RATE_UNLIMITED`] if there is none.
+    pub(super) fn rate_limit(&self) -> u64 {
         match self.config.max_pacing_rate {
             0 => RATE_UNLIMITED,
             limit => limit,
