@@ -24,6 +24,7 @@ use link::netns::{INTERFACES, IPV4, MACS, NetnsPair, address, wait_until};
 use luna::device::xdp::interface::Interface;
 use luna::device::xdp::{XdpConfig, XdpDevice, rx_object_bytes_for};
 use luna::device::{Device, OpenError, Pieces, RxFrame, TxFrame};
+use luna::traffic::QueueLease;
 use luna::traffic::xdp::{AttachMode, PortOwner, Steering, SteeringCounters};
 use luna::zbuf::{Area, Pool, PoolConfig};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -589,7 +590,7 @@ fn processes_share_the_program() {
     };
     pair.run_in(0, || {
         let attached = || Interface::query(INTERFACES[0]).unwrap().xdp_program;
-        let first = open(0, &[0], &XdpConfig::default());
+        let mut first = open(0, &[0], &XdpConfig::default());
         let program = attached();
         let mut second = Steering::attach(INTERFACES[0]).unwrap();
         assert_eq!(attached(), program);
@@ -615,6 +616,17 @@ fn processes_share_the_program() {
             PortOwner::LunaNoNewConnection
         );
         assert_eq!(owners(&second), [PortOwner::Luna, PortOwner::Luna]);
+
+        // Nobody has leased the first one's queue, so nobody is waited for.
+        assert!(!second.awaits_relief(PORT).unwrap());
+        let lease = QueueLease::acquire(INTERFACES[0], 2, 1).unwrap();
+        assert!(second.awaits_relief(PORT).unwrap());
+        let relieved = PortOwner::LunaRelieved;
+        first.steering.set_port(PORT, relieved).unwrap();
+        assert!(!second.awaits_relief(PORT).unwrap());
+        second.pause_others(PORT).unwrap();
+        assert_eq!(first.steering.port_owner(PORT).unwrap(), relieved);
+        drop(lease);
 
         first.close();
         assert_eq!(attached(), program);

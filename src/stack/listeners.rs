@@ -148,6 +148,17 @@ impl Shard {
         Some((listener.accounting.waiting(), listener.accounting.backlog()))
     }
 
+    /// Whether connections to this port have begun, and have not been accepted.
+    pub fn has_unaccepted(&self, port: u16) -> bool {
+        let listeners = self.listeners_by_port.get(&port);
+        let mut listeners = listeners.into_iter().flatten();
+        listeners.any(|index| {
+            self.listeners.at(*index).is_some_and(|listener| {
+                listener.accounting.half_open() > 0 || !listener.queue.is_empty()
+            })
+        })
+    }
+
     /// Stops listening and resets what was not accepted. Handshakes that are not complete are
     /// forgotten, as the kernel's are: a SYN that is sent again may find another listener.
     pub fn close_listener(&mut self, now: Instant, id: ListenId) {

@@ -141,7 +141,7 @@ impl QueueLease {
             if queues.len() == most {
                 break;
             }
-            match bind(format!("luna/{interface}/queue {queue}").as_bytes()) {
+            match bind(&name_of_queue(interface, queue)) {
                 Ok(fd) => queues.push((queue, fd)),
                 Err(Errno::ADDRINUSE) => {}
                 Err(errno) => {
@@ -153,6 +153,18 @@ impl QueueLease {
             }
         }
         Ok(Self { queues })
+    }
+
+    /// Whether a process has leased a queue. It is asked for without taking it: somebody may be
+    /// about to.
+    pub fn is_held(interface: &str, queue: u32) -> bool {
+        let name = name_of_queue(interface, queue);
+        match socket() {
+            Ok(socket) => SocketAddrUnix::new_abstract_name(&name)
+                .and_then(|address| rustix::net::connect(&socket, &address))
+                .is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// The leased queues, ascending.
@@ -170,13 +182,21 @@ fn name_of(interface: &str, block: PortBlock) -> Vec<u8> {
     format!("luna/{interface}/{}", block.first()).into_bytes()
 }
 
-fn bind(name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
+fn name_of_queue(interface: &str, queue: u32) -> Vec<u8> {
+    format!("luna/{interface}/queue {queue}").into_bytes()
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::DGRAM,
         SocketFlags::CLOEXEC,
         None,
-    )?;
+    )
+}
+
+fn bind(name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let socket = socket()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
     Ok(socket)
 }
@@ -231,7 +251,10 @@ mod tests {
                 .queues()
                 .is_empty()
         );
+        assert!((0..3).all(|queue| QueueLease::is_held(&name, queue)));
+        assert!(!QueueLease::is_held(&name, 3));
         drop(first);
+        assert!(!QueueLease::is_held(&name, 0));
         assert_eq!(QueueLease::acquire(&name, 3, 8).unwrap().queues(), [0]);
     }
 

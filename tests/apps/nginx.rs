@@ -43,13 +43,8 @@ fn start(bed: &Bed) -> (Proc, Vec<u8>) {
     (nginx, large)
 }
 
-#[test]
-fn two_workers_serve_everything() {
-    let Some(bed) = Bed::new(&PROGRAMS, 2) else {
-        return;
-    };
-    let (mut nginx, large) = start(&bed);
-    // The workers pause one another while they start.
+/// Waits until all connections are luna's.
+fn wait_for_both(bed: &Bed) {
     wait_until("both workers to take connections", || {
         let before = KernelTcp::of(&bed.pair.a);
         for _ in 0..16 {
@@ -57,6 +52,15 @@ fn two_workers_serve_everything() {
         }
         KernelTcp::of(&bed.pair.a).segments_since(&before) == 0
     });
+}
+
+#[test]
+fn two_workers_serve_everything() {
+    let Some(bed) = Bed::new(&PROGRAMS, 2) else {
+        return;
+    };
+    let (mut nginx, large) = start(&bed);
+    wait_for_both(&bed);
     let url = |scheme: &str, path: &str| format!("{scheme}://{}/{path}", bed.pair.a_end.v4);
     bed.quiet("pages", || {
         for _ in 0..50 {
@@ -174,6 +178,47 @@ fn a_reload_fails_no_request() {
     );
     assert!(count.load(Ordering::Relaxed) > 500);
     bed.wait_for_sockets(2, &["nginx/", "LISTEN", "0.0.0.0:80 ", " luna "]);
+    assert!(nginx.ended().is_none(), "{}", nginx.report());
+}
+
+/// A client whose handshake is half done, as the server sees it, is served by the worker that it
+/// began with, though nginx allows its workers 100 ms to be relieved.
+#[test]
+fn a_reload_waits_for_handshakes_that_have_begun() {
+    let Some(bed) = Bed::new(&PROGRAMS, 2) else {
+        return;
+    };
+    let (mut nginx, _) = start(&bed);
+    wait_for_both(&bed);
+    let before = workers(&bed);
+    // For the client the connection is there, but neither its acknowledgment nor its request
+    // arrives, until the rule goes.
+    let rules = "add table inet held; add chain inet held out { type filter hook output priority 0; };
+        add rule inet held out tcp dport 80 tcp flags & syn == 0 counter drop";
+    bed.pair.b.run("nft", &[rules]);
+    let held = || bed.pair.b.run("nft", &["list", "chain", "inet", "held", "out"]);
+    let page = std::thread::scope(|scope| {
+        let client = scope.spawn(|| bed.pair.b.enter(|| fetch(bed.at(80), "/small")));
+        wait_until("the request to be held", || !held().contains("packets 0 "));
+        kill(nginx.pid(), "HUP");
+        wait_until("a new worker", || {
+            workers(&bed).iter().any(|pid| !before.contains(pid))
+        });
+        // As long as nginx would wait, and longer: the old workers stay.
+        let until = Instant::now() + LOAD / 8;
+        while Instant::now() < until {
+            let now = workers(&bed);
+            assert!(before.iter().all(|pid| now.contains(pid)), "told to go");
+        }
+        bed.pair.b.run("nft", &["delete table inet held"]);
+        client.join().unwrap()
+    });
+    assert_eq!(page.as_deref(), Ok(&b"small\n"[..]));
+    wait_until("new workers to have replaced the old", || {
+        let now = workers(&bed);
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    });
+    wait_for_both(&bed);
     assert!(nginx.ended().is_none(), "{}", nginx.report());
 }
 

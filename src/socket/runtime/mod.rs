@@ -215,6 +215,11 @@ fn uses_port(port: u16) -> bool {
     (0..shards()).any(|index| with_shard(index, |shard| shard.uses_port(port)) == Some(true))
 }
 
+/// Whether a connection to this port of ours that has begun waits to be accepted.
+fn is_awaited(port: u16) -> bool {
+    (0..shards()).any(|index| with_shard(index, |shard| shard.has_unaccepted(port)) == Some(true))
+}
+
 /// Undoes one [`steer_port`]: the port's connections go on, new ones are the kernel's.
 pub fn unsteer_port(port: u16) {
     if let Some(runtime) = RUNTIME.get() {
@@ -246,7 +251,7 @@ pub fn before_fork() {}
 /// After a `fork`, in the parent, which keeps `ports` for its children.
 pub fn after_fork_parent(ports: &[u16]) {
     if shards() == 0 {
-        start::pause_workers(ports);
+        start::relieve_workers(ports);
     }
 }
 
@@ -343,12 +348,6 @@ pub(crate) fn start_on<const N: usize>(build: [Box<dyn FnOnce() -> Shard + Send>
         }
         fn give_port(&mut self, _port: u16) -> std::io::Result<()> {
             Ok(())
-        }
-        fn pause_others(&mut self, _port: u16) -> std::io::Result<()> {
-            Ok(())
-        }
-        fn is_paused(&self, _port: u16) -> bool {
-            false
         }
         fn set_addresses(&mut self, _addresses: &[IpAddr]) -> std::io::Result<()> {
             Ok(())

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::control::{ControlHandle, IcmpListener};
+use crate::socket::policy;
 use crate::socket::reason::Reason;
 use crate::sys::internal;
 use crate::time::{Duration, Instant};
@@ -26,9 +27,17 @@ pub(crate) trait Steer: Send + core::fmt::Debug {
     fn give_port(&mut self, port: u16) -> std::io::Result<()>;
     /// New connections to this port that would reach other processes of ours go to the kernel's
     /// listener until these processes take the port again.
-    fn pause_others(&mut self, port: u16) -> std::io::Result<()>;
+    fn pause_others(&mut self, _port: u16) -> std::io::Result<()> {
+        Ok(())
+    }
     /// Whether another process has done that to us.
-    fn is_paused(&self, port: u16) -> bool;
+    fn is_paused(&self, _port: u16) -> bool {
+        false
+    }
+    /// While paused: no connection to this port that has begun waits to be accepted.
+    fn tell_relieved(&mut self, _port: u16) -> std::io::Result<()> {
+        Ok(())
+    }
     /// These are the link's addresses now.
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> std::io::Result<()>;
     /// Whether the kernel uses the link's addresses too, so that a port must be taken from it.
@@ -46,8 +55,17 @@ struct Ports {
     counts: HashMap<u16, u32>,
     /// Ports that nobody listens on any more, with connections that live on.
     closing: Vec<u16>,
-    /// Ports that another process has paused, and since when that is known.
-    paused: HashMap<u16, Instant>,
+    /// Ports that another process has paused.
+    paused: HashMap<u16, Paused>,
+}
+
+/// A port that another process has paused.
+#[derive(Clone, Copy, Debug)]
+struct Paused {
+    /// Since when that is known.
+    since: Instant,
+    /// Whether it has been told that it may end us.
+    is_relieved: bool,
 }
 
 /// What is held for as long as the process lives.
@@ -59,8 +77,12 @@ pub(crate) struct Leases {
 }
 
 /// How long a port that another process has paused stays so. Long enough for a master to end the
-/// workers that are to be relieved (nginx takes 100 ms).
-const PAUSE: Duration = Duration::from_secs(1);
+/// workers that are to be relieved: [`RELIEF_MAX`], and what it takes itself (nginx, 100 ms).
+const PAUSE: Duration = Duration::from_secs(4);
+
+/// How long a master waits for workers to have accepted what has begun. A SYN|ACK that was lost is
+/// sent again after a second, and once more after two.
+pub(super) const RELIEF_MAX: Duration = Duration::from_millis(2500);
 
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -171,7 +193,10 @@ impl Place {
         let failed = |error| format!("{}: cannot steer port {port}: {error}", self.interface);
         if !ports.counts.contains_key(&port) {
             ports.steering.take_port(port).map_err(failed)?;
-            ports.steering.pause_others(port).map_err(failed)?;
+            if !policy::forks_workers() {
+                // For workers, their master has.
+                ports.steering.pause_others(port).map_err(failed)?;
+            }
             ports.closing.retain(|other| *other != port);
         }
         *ports.counts.entry(port).or_insert(0) += 1;
@@ -197,8 +222,14 @@ impl Place {
     }
 
     /// What is done from time to time: ports are given back once their last connection has ended,
-    /// and taken back when the process that has paused them has had its time.
-    pub(super) fn tend(&self, now: Instant, is_used: impl Fn(u16) -> bool) {
+    /// and taken back when the process that has paused them has had its time. Whether that process
+    /// waits to be told that connections to a port are not awaited any more.
+    pub(super) fn tend(
+        &self,
+        now: Instant,
+        is_used: impl Fn(u16) -> bool,
+        is_awaited: impl Fn(u16) -> bool,
+    ) -> bool {
         let mut ports = self.ports();
         let Ports {
             steering,
@@ -218,13 +249,21 @@ impl Place {
                 paused.remove(&port);
                 continue;
             }
-            let since = *paused.entry(port).or_insert(now);
-            if now.saturating_since(since) >= PAUSE
-                && let Err(error) = steering.take_port(port)
-            {
-                log::warn!("{}: cannot take port {port} again: {error}", self.interface);
+            let state = paused.entry(port).or_insert(Paused {
+                since: now,
+                is_relieved: false,
+            });
+            if now.saturating_since(state.since) >= PAUSE {
+                if let Err(error) = steering.take_port(port) {
+                    log::warn!("{}: cannot take port {port} again: {error}", self.interface);
+                }
+            } else if state.since < now && !state.is_relieved && !is_awaited(port) {
+                // A look after the one that found it paused: what the link had brought by then is
+                // known by now.
+                state.is_relieved = steering.tell_relieved(port).is_ok();
             }
         }
+        paused.values().any(|state| !state.is_relieved)
     }
 
     /// Keeps what routers have said for the shards. Whether there was something.

@@ -162,13 +162,13 @@ pub fn prepare() -> Result<(), String> {
 }
 
 /// In the master of workers, when it has made one more: these ports are theirs.
-pub(super) fn pause_workers(ports: &[u16]) {
+pub(super) fn relieve_workers(ports: &[u16]) {
     let Some(config) = policy::get().config.as_ref() else {
         return;
     };
     match &config.device {
         #[cfg(feature = "xdp")]
-        DeviceSpec::Xdp { interface } if !ports.is_empty() => xdp::pause_workers(interface, ports),
+        DeviceSpec::Xdp { interface } if !ports.is_empty() => xdp::relieve_workers(interface, ports),
         _ => {}
     }
 }

@@ -28,6 +28,7 @@ use aya::{Ebpf, EbpfError};
 
 use crate::device::OpenError;
 use crate::device::xdp::interface::{Interface, open_error};
+use crate::traffic::QueueLease;
 
 /// The object file that `build.rs` compiled, aligned as its parser wants it.
 static OBJECT: &[u8] =
@@ -38,7 +39,7 @@ pub const PROGRAM_NAME: &str = "luna_steer";
 
 /// The map of ports. Its name stands for the layout of all maps: processes of different builds
 /// share a program only if it is the same.
-const PORTS_MAP: &str = "queue_ports";
+const PORTS_MAP: &str = "queue_owners";
 
 /// The size of that map.
 const PORTS_MAX: usize = 16_384;
@@ -67,14 +68,23 @@ pub enum PortOwner {
     /// As before, but new connections are the kernel's: for a listener that is closed while its
     /// connections live on, and while another process takes over from this one.
     LunaNoNewConnection = 3,
+    /// As before, and no connection that has begun waits to be accepted: the process that serves
+    /// the port may be ended, and nobody is refused.
+    LunaRelieved = 4,
 }
 
 impl PortOwner {
+    /// Whether new connections are the kernel's, for now.
+    pub const fn is_paused(self) -> bool {
+        matches!(self, Self::LunaNoNewConnection | Self::LunaRelieved)
+    }
+
     const fn from_value(value: u8) -> Self {
         match value {
             1 => Self::Luna,
             2 => Self::LunaUnlessKernelConnection,
             3 => Self::LunaNoNewConnection,
+            4 => Self::LunaRelieved,
             _ => Self::Kernel,
         }
     }
@@ -304,11 +314,35 @@ impl Steering {
         let Some(queue) = self.queues.first() else {
             return Ok(PortOwner::Kernel);
         };
-        match self.queue_ports.get(&port_key(*queue, port), 0) {
+        self.owner_of(port_key(*queue, port))
+    }
+
+    fn owner_of(&self, key: u32) -> io::Result<PortOwner> {
+        match self.queue_ports.get(&key, 0) {
             Ok(value) => Ok(PortOwner::from_value(value)),
             Err(MapError::KeyNotFound) => Ok(PortOwner::Kernel),
             Err(error) => Err(io_error_of_map(error)),
         }
+    }
+
+    /// Whether a process that [`pause_others`](Self::pause_others) has paused still has
+    /// connections to `port` that have begun and wait to be accepted. One that has died has not.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn awaits_relief(&self, port: u16) -> io::Result<bool> {
+        for key in self.keys()? {
+            let queue = key >> 16;
+            if key == port_key(queue, port)
+                && !self.queues.contains(&queue)
+                && self.owner_of(key)? == PortOwner::LunaNoNewConnection
+                && QueueLease::is_held(&self.interface.name, queue)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Leaves new connections to `port` that arrive on other processes' queues to the kernel,
@@ -322,6 +356,9 @@ impl Steering {
         for key in self.keys()? {
             let queue = key >> 16;
             if key != port_key(queue, port) || self.queues.contains(&queue) {
+                continue;
+            }
+            if self.owner_of(key)?.is_paused() {
                 continue;
             }
             let value = PortOwner::LunaNoNewConnection as u8;

@@ -141,6 +141,8 @@ enum port_owner {
 	OWNER_LUNA_UNLESS_KERNEL_CONNECTION = 2,
 	// the same, and new connections are the kernel's
 	OWNER_LUNA_NO_NEW_CONNECTION = 3,
+	// the same, and none that has begun waits to be accepted
+	OWNER_LUNA_RELIEVED = 4,
 };
 
 // Receive queue << 16 | destination port (host order) -> enum port_owner. The name stands for the
@@ -150,7 +152,7 @@ struct {
 	MAP_SIZE(16384);
 	u32 *key;
 	u8 *value;
-} queue_ports SEC(".maps");
+} queue_owners SEC(".maps");
 
 // Our addresses on this interface; IPv4 as ::ffff:a.b.c.d. The value means nothing.
 struct {
@@ -266,12 +268,12 @@ INLINE int steer(struct xdp_md *ctx)
 		return XDP_PASS;
 
 	u32 port = ctx->rx_queue_index << 16 | be16(flow.dport);
-	u8 *owner = bpf_map_lookup_elem(&queue_ports, &port);
+	u8 *owner = bpf_map_lookup_elem(&queue_owners, &port);
 	if (!owner || *owner == OWNER_KERNEL)
 		return XDP_PASS;
 	if (!bpf_map_lookup_elem(&local_addrs, &flow.daddr))
 		return XDP_PASS;
-	if (*owner == OWNER_LUNA_NO_NEW_CONNECTION && flow.is_opening)
+	if (*owner >= OWNER_LUNA_NO_NEW_CONNECTION && flow.is_opening)
 		return XDP_PASS;
 	if (*owner != OWNER_LUNA && kernel_has_connection(ctx, &flow))
 		return XDP_PASS;

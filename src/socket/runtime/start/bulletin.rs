@@ -11,6 +11,9 @@ use crate::time::{Duration, Instant};
 /// How old `luna ss` may be, and how late a port is given back.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// The same while a master waits for us to have accepted what has begun.
+const RELIEF_EVERY: Duration = Duration::from_millis(20);
+
 /// Keeps the board up to date.
 pub(super) struct Bulletin {
     runtime: &'static Runtime,
@@ -41,16 +44,22 @@ impl Bulletin {
         if now < self.look_at {
             return;
         }
-        self.look_at = now + LOOK_EVERY;
-        self.runtime.place.tend(now, super::super::uses_port);
-        let Some(publisher) = &mut self.publisher else {
-            return;
-        };
-        let progress = (self.runtime.crew.deliveries(), table::changes());
-        if progress != self.published {
-            publisher.run();
-            self.published = progress;
+        let place = &self.runtime.place;
+        let is_waited_for = place.tend(now, super::super::uses_port, super::super::is_awaited);
+        let mut look_at = now + LOOK_EVERY;
+        if let Some(publisher) = &mut self.publisher
+            && now >= publisher.next()
+        {
+            let progress = (self.runtime.crew.deliveries(), table::changes());
+            if progress != self.published {
+                publisher.run();
+                self.published = progress;
+            }
+            look_at = look_at.max(publisher.next());
         }
-        self.look_at = publisher.next().max(now + LOOK_EVERY);
+        self.look_at = match is_waited_for {
+            true => now + RELIEF_EVERY,
+            false => look_at,
+        };
     }
 }

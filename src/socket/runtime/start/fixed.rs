@@ -54,14 +54,6 @@ impl Steer for Whole {
         Ok(())
     }
 
-    fn pause_others(&mut self, _: u16) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn is_paused(&self, _: u16) -> bool {
-        false
-    }
-
     fn set_addresses(&mut self, _: &[IpAddr]) -> std::io::Result<()> {
         Ok(())
     }

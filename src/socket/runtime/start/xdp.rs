@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 
 use core::net::IpAddr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::super::Runtime;
 use super::super::crew::Crew;
 use super::super::lane::Lane;
-use super::super::place::{Leases, Place, Steer, addresses};
+use super::super::place::{Leases, Place, RELIEF_MAX, Steer, addresses};
 use super::super::steward::Chores;
 use super::bulletin::Bulletin;
 use super::{go, manner, secret};
@@ -20,7 +20,7 @@ use crate::device::xdp::{XdpConfig, XdpDevice, XdpQueue, clear_stock, stock, sto
 use crate::socket::{listener, report};
 use crate::stack::{Shard, ShardParts};
 use crate::sys::{self, ForkMutex, internal};
-use crate::time::{Clock, Instant, SystemClock};
+use crate::time::{Clock, Duration, Instant, SystemClock};
 use crate::traffic::xdp::{PortOwner, Steering};
 use crate::traffic::{Lease, QueueLease, kernel_has_connections};
 use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
@@ -37,7 +37,7 @@ impl Steer for Steering {
     }
 
     fn close_port(&mut self, port: u16) -> std::io::Result<()> {
-        self.set_port(port, PortOwner::LunaNoNewConnection)
+        self.set_port(port, PortOwner::LunaRelieved)
     }
 
     fn give_port(&mut self, port: u16) -> std::io::Result<()> {
@@ -49,7 +49,11 @@ impl Steer for Steering {
     }
 
     fn is_paused(&self, port: u16) -> bool {
-        matches!(self.port_owner(port), Ok(PortOwner::LunaNoNewConnection))
+        self.port_owner(port).is_ok_and(PortOwner::is_paused)
+    }
+
+    fn tell_relieved(&mut self, port: u16) -> std::io::Result<()> {
+        self.set_port(port, PortOwner::LunaRelieved)
     }
 
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> std::io::Result<()> {
@@ -145,32 +149,43 @@ struct Prepared {
     fds: Vec<RawFd>,
 }
 
-/// A worker for which there is no queue tries again and again, and must not pause others each time.
-static HAS_PAUSED: AtomicBool = AtomicBool::new(false);
+/// When the master of workers last made one, in nanoseconds. Those that it makes without a pause
+/// between them relieve the same ones, and not each other. (After the last of them nginx itself
+/// waits for 100 ms.)
+static LAST_FORK: AtomicU64 = AtomicU64::new(0);
+const GENERATION: Duration = Duration::from_millis(50);
+/// How often it looks whether they are ready.
+const RELIEF_POLL: Duration = Duration::from_millis(5);
+
 static PREPARED: ForkMutex<Option<Prepared>> = ForkMutex::new(None);
 
-/// Has new connections go to the listener of the kernel that workers share, for a while. The
-/// workers that are relieved may be told to go before those that relieve them are ready (nginx
-/// allows 100 ms): what they have begun by then must be finished.
-fn pause_others(steering: &mut Steering, ports: &[u16]) {
-    for port in ports {
-        let _best_effort = steering.pause_others(*port);
+/// In the master of workers, when it has made one more: has new connections go to the listener of
+/// the kernel that they share, for a while, and waits until the others have accepted what has begun
+/// with them. It may be about to end them, whether those that relieve them are ready or not (nginx
+/// allows 100 ms), and what is not accepted by then would be refused. On the kernel it would not be,
+/// for there the workers share one queue.
+pub(super) fn relieve_workers(name: &str, ports: &[u16]) {
+    let mut now = SystemClock.now();
+    let last = Instant::from_nanos(LAST_FORK.load(Ordering::Relaxed));
+    if now.saturating_since(last) >= GENERATION
+        && let Ok(Some(mut steering)) = Steering::find(name)
+    {
+        for port in ports {
+            let _best_effort = steering.pause_others(*port);
+        }
+        let limit = now + RELIEF_MAX;
+        let awaited = |port: &u16| steering.awaits_relief(*port).unwrap_or(false);
+        while now < limit && ports.iter().any(awaited) {
+            std::thread::sleep(RELIEF_POLL.to_std());
+            now = SystemClock.now();
+        }
     }
-}
-
-/// In the master of workers, when it has made one more.
-pub(super) fn pause_workers(name: &str, ports: &[u16]) {
-    if let Ok(Some(mut steering)) = Steering::find(name) {
-        pause_others(&mut steering, ports);
-    }
+    LAST_FORK.store(now.as_nanos(), Ordering::Relaxed);
 }
 
 fn open(name: &str) -> Result<Prepared, String> {
     let before = bpf_fds(&[]);
-    let mut steering = Steering::attach(name).map_err(|error| error.to_string())?;
-    if !HAS_PAUSED.swap(true, Ordering::Relaxed) {
-        pause_others(&mut steering, &listener::ports_of_workers());
-    }
+    let steering = Steering::attach(name).map_err(|error| error.to_string())?;
     let icmp = IcmpListener::open().ok();
     let mut fds = bpf_fds(&before);
     push_icmp_fds(icmp.as_ref(), &mut fds);
@@ -226,7 +241,6 @@ pub(super) fn prepare(config: &Config, name: &str) -> Result<(), String> {
 
 /// In a child of a fork.
 pub(super) fn forget_prepared() {
-    HAS_PAUSED.store(false, Ordering::Relaxed);
     if let Some(prepared) = PREPARED.lock().take() {
         for fd in &prepared.fds {
             internal::forget(*fd);
