@@ -504,15 +504,14 @@ pub(super) fn is_worker() -> bool {
 /// The ports that this process is to serve, as a worker, or keeps for workers, as their master.
 pub(super) fn ports_of_workers() -> Vec<u16> {
     let listeners = description::all().filter(|pin| pin.kind() == Kind::Listener);
-    let mut ports: Vec<u16> = listeners
+    let ports: std::collections::BTreeSet<u16> = listeners
         .filter_map(|pin| {
             let cell = pin.socket.lock();
             let theirs = cell.is_pending || pin.reason() == Reason::ChildProcess;
             cell.local.filter(|_| theirs).map(|local| local.port())
         })
         .collect();
-    ports.dedup();
-    ports
+    ports.into_iter().collect()
 }
 
 /// Whether any listener has shards.

@@ -193,10 +193,15 @@ fn a_reload_waits_for_handshakes_that_have_begun() {
     let before = workers(&bed);
     // For the client the connection is there, but neither its acknowledgment nor its request
     // arrives, until the rule goes.
-    let rules = "add table inet held; add chain inet held out { type filter hook output priority 0; };
+    let rules =
+        "add table inet held; add chain inet held out { type filter hook output priority 0; };
         add rule inet held out tcp dport 80 tcp flags & syn == 0 counter drop";
     bed.pair.b.run("nft", &[rules]);
-    let held = || bed.pair.b.run("nft", &["list", "chain", "inet", "held", "out"]);
+    let held = || {
+        bed.pair
+            .b
+            .run("nft", &["list", "chain", "inet", "held", "out"])
+    };
     let page = std::thread::scope(|scope| {
         let client = scope.spawn(|| bed.pair.b.enter(|| fetch(bed.at(80), "/small")));
         wait_until("the request to be held", || !held().contains("packets 0 "));

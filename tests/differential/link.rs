@@ -41,11 +41,55 @@ pub(crate) struct Run {
     pub(crate) bytes: u64,
 }
 
-/// What arrived.
+/// What arrived, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) received: u64,
     pub(crate) intact: bool,
+    pub(crate) repairs: Repairs,
+}
+
+/// What a sender has done about losses: Linux counts it in its namespace, luna by connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Repairs {
+    pub(crate) timeouts: u64,
+    pub(crate) recoveries: u64,
+    pub(crate) retransmits: u64,
+}
+
+impl Repairs {
+    fn of_linux(netns: &Netns) -> Self {
+        let text = netns.enter(|| {
+            let tables = ["snmp", "netstat"].map(|name| format!("/proc/thread-self/net/{name}"));
+            tables
+                .map(|path| std::fs::read_to_string(path).unwrap())
+                .concat()
+        });
+        let value = |name: &str| {
+            let mut lines = text.lines();
+            loop {
+                let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+                if let Some(at) = names.split(' ').position(|word| word == name) {
+                    return values.split(' ').nth(at).unwrap().parse().unwrap();
+                }
+            }
+        };
+        // Counted by what went before: nothing, duplicates, a recovery, or another timeout.
+        let timeouts = [
+            "Timeouts",
+            "SackFailures",
+            "SackRecoveryFail",
+            "LossFailures",
+        ];
+        Self {
+            timeouts: timeouts
+                .map(|name| value(&format!("TCP{name}")))
+                .iter()
+                .sum(),
+            recoveries: value("TCPSackRecovery"),
+            retransmits: value("RetransSegs"),
+        }
+    }
 }
 
 const RATE: u64 = 200_000_000;
@@ -89,6 +133,9 @@ pub(crate) trait End {
     /// Frames that it has sent.
     fn collect(&mut self, now: u64, out: &mut VecDeque<Vec<u8>>);
     fn deliver(&mut self, now: u64, frame: &[u8]);
+    fn repairs(&self) -> Repairs {
+        Repairs::default()
+    }
 }
 
 /// A Linux in its namespace: IP packets of a TUN interface, dressed as frames.
@@ -279,6 +326,15 @@ impl End for Luna {
         self.host.now = Instant::from_nanos(now);
         self.host.put(frame);
     }
+
+    fn repairs(&self) -> Repairs {
+        let info = self.conn.and_then(|conn| self.host.shard.info(conn));
+        info.map_or(Repairs::default(), |info| Repairs {
+            timeouts: info.tcp.counters.timeouts,
+            recoveries: info.tcp.counters.fast_recoveries,
+            retransmits: info.tcp.counters.retransmits,
+        })
+    }
 }
 
 /// Buffers and congestion control, alike on all machines.
@@ -429,6 +485,10 @@ pub(crate) fn run(run: &Run) -> Outcome {
         shared.stop.store(true, Ordering::Relaxed);
     });
     Outcome {
+        repairs: match &spaces[0] {
+            Some(netns) => Repairs::of_linux(netns),
+            None => ends[0].repairs(),
+        },
         received: shared.received.load(Ordering::Relaxed),
         intact: !shared.broken.load(Ordering::Relaxed),
     }

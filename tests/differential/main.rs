@@ -26,7 +26,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use link::{Kind, Run};
+use link::{Kind, Repairs, Run};
 
 const LOSSES_PPM: [u32; 6] = [0, 1_000, 10_000, 30_000, 100_000, 300_000];
 const ROUND_TRIPS_US: [u64; 4] = [100, 1_000, 20_000, 100_000];
@@ -43,7 +43,12 @@ fn span(round_trip_us: u64, loss_ppm: u32) -> Duration {
     }
 }
 
-fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32, seed: u64) -> u64 {
+/// kB/s, and what the sender did about losses.
+fn transfer(
+    pair: (Kind, Kind),
+    (loss_ppm, round_trip_us, buffer): (u32, u64, u32),
+    seed: u64,
+) -> (u64, Repairs) {
     let span = span(round_trip_us, loss_ppm);
     let run = Run {
         pair,
@@ -54,8 +59,9 @@ fn kilobytes(pair: (Kind, Kind), loss_ppm: u32, round_trip_us: u64, buffer: u32,
         span,
         bytes: u64::MAX,
     };
-    let received = link::run(&run).received;
-    (received as f64 / span.as_secs_f64() / 1000.0) as u64
+    let outcome = link::run(&run);
+    let kilobytes = outcome.received as f64 / span.as_secs_f64() / 1000.0;
+    (kilobytes as u64, outcome.repairs)
 }
 
 fn table_path() -> std::path::PathBuf {
@@ -77,12 +83,21 @@ fn measure_cell(which: &str) {
         (Kind::Linux, Kind::Luna),
     ] {
         let (loss, buffer) = (loss as u32, (buffer as u32) << 10);
-        let mut all: Vec<u64> = (0..orders)
-            .map(|seed| kilobytes(pair, loss, round_trip, buffer, seed * 7919))
-            .collect();
+        let cell = (loss, round_trip, buffer);
+        let (mut all, repairs): (Vec<u64>, Vec<Repairs>) = (0..orders)
+            .map(|seed| transfer(pair, cell, seed * 7919))
+            .unzip();
         all.sort_unstable();
         let (median, mean) = (all[all.len() / 2], all.iter().sum::<u64>() / orders);
         println!("{pair:?}: median {median}, mean {mean} of {all:?}");
+        let mean =
+            |of: fn(&Repairs) -> u64| repairs.iter().map(of).sum::<u64>() as f64 / orders as f64;
+        println!(
+            "  {:.1} timeouts, {:.1} recoveries, {:.1} segments sent again",
+            mean(|r| r.timeouts),
+            mean(|r| r.recoveries),
+            mean(|r| r.retransmits),
+        );
     }
 }
 
@@ -96,7 +111,7 @@ fn measure(which: &str) {
         }
         for buffer in BUFFERS {
             for loss in LOSSES_PPM {
-                let cell = |pair| kilobytes(pair, loss, round_trip, buffer, 0);
+                let cell = |pair| transfer(pair, (loss, round_trip, buffer), 0).0;
                 let linux = cell((Kind::Linux, Kind::Linux));
                 let sends = cell((Kind::Luna, Kind::Linux));
                 let receives = cell((Kind::Linux, Kind::Luna));

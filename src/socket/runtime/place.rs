@@ -290,15 +290,19 @@ impl Place {
 
     /// In a child of a fork: closes its copies of all descriptors.
     pub(super) fn close_inherited(&self) {
-        self.steward_fds
-            .iter()
-            .for_each(|fd| internal::discard(*fd));
-        self.close();
+        let theirs = self.steward_fds.iter();
+        theirs.for_each(|fd| internal::discard(*fd));
+        self.close_own();
     }
 
     /// When this process gives the link up: closes the descriptors, but for the steward's.
     pub(super) fn close(&self) {
-        self.steward_fds.iter().for_each(|fd| internal::forget(*fd));
+        let theirs = self.steward_fds.iter();
+        theirs.for_each(|fd| internal::forget(*fd));
+        self.close_own();
+    }
+
+    fn close_own(&self) {
         for fd in &self.fds {
             internal::discard(*fd);
         }

@@ -168,7 +168,9 @@ pub(super) fn relieve_workers(ports: &[u16]) {
     };
     match &config.device {
         #[cfg(feature = "xdp")]
-        DeviceSpec::Xdp { interface } if !ports.is_empty() => xdp::relieve_workers(interface, ports),
+        DeviceSpec::Xdp { interface } if !ports.is_empty() => {
+            xdp::relieve_workers(interface, ports)
+        }
         _ => {}
     }
 }

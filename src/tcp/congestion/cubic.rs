@@ -172,9 +172,13 @@ impl Algorithm for Cubic {
     fn on_loss(&mut self, window: &Window, flight: u32) -> u32 {
         self.before = (self.w_max, self.prior);
         //= RFC 9438 §4.6
-        //# "ssthresh = flight_size * β_cubic"
-        // Of the window rather than of what was in flight only where that was all of it.
-        let base = window.cwnd.min(flight.max(window.floor()));
+        //# "Implementations that use cwnd MUST use other measures to prevent cwnd from growing
+        //#  when the volume of bytes in flight is smaller than cwnd."
+        // As Linux does, and in slow start it may have grown to twice of what was in flight: where
+        // a buffer of the peer's is the limit, the reduction is from the window that the path had
+        // borne out, not from what the buffer let through (docs/GOODPUT.md).
+        let borne_out = flight.saturating_mul(2).max(window.floor());
+        let base = window.cwnd.min(borne_out);
         //= RFC 9438 §4.7
         //# "if cwnd < W_max and fast convergence is enabled: W_max = cwnd * (1 + β_cubic) / 2"
         let (num, den) = FAST_CONVERGENCE;

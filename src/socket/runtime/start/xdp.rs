@@ -162,8 +162,8 @@ static PREPARED: ForkMutex<Option<Prepared>> = ForkMutex::new(None);
 /// In the master of workers, when it has made one more: has new connections go to the listener of
 /// the kernel that they share, for a while, and waits until the others have accepted what has begun
 /// with them. It may be about to end them, whether those that relieve them are ready or not (nginx
-/// allows 100 ms), and what is not accepted by then would be refused. On the kernel it would not be,
-/// for there the workers share one queue.
+/// allows 100 ms), and what is not accepted by then would be refused. On the kernel it would not
+/// be, for there the workers share one queue.
 pub(super) fn relieve_workers(name: &str, ports: &[u16]) {
     let mut now = SystemClock.now();
     let last = Instant::from_nanos(LAST_FORK.load(Ordering::Relaxed));
