@@ -5,6 +5,7 @@ mod cacheline;
 mod client;
 mod figures;
 mod inline;
+mod interruptions;
 mod measure;
 mod message;
 mod net;
@@ -36,6 +37,8 @@ enum Command {
     Client(ClientOptions),
     /// The time for which a cache line travels between two cores and back
     Cacheline(cacheline::Options),
+    /// How often a core does something else, and for how long
+    Interruptions(interruptions::Options),
     /// Measure the tables of docs/BENCHMARKS.md (root)
     Suite(suite::Options),
     /// Keep what another program measured beside the suite's results
@@ -51,6 +54,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         Command::Server(options) => run::server(options),
         Command::Client(options) => run::client(options),
         Command::Cacheline(options) => cacheline::run(options),
+        Command::Interruptions(options) => interruptions::run(options),
         Command::Suite(options) => suite::run(options),
         Command::Record(options) => record::run(options),
         Command::Report(options) => report::run(options),
