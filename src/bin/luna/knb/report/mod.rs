@@ -114,9 +114,10 @@ fn interruptions() -> String {
     };
     let share = (one.per_second + other.per_second) / 100_000.0 * 100.0;
     format!(
-        "- what interrupts a thread that only reads the clock (timer ticks, the hypervisor; `luna knb \
-         interruptions`), sampled when this page was written: core 0 {one}, core 1 {other}. At 100,000 \
-         requests/s that is one in {share:.1} % of them: where it is more than 1 %, p99 is theirs\n"
+        "- what interrupts a thread that only reads the clock (timer ticks, the hypervisor; `luna \
+         knb interruptions`), sampled when this page was written: core 0 {one}, core 1 {other}. At \
+         100,000 requests/s that is one in {share:.1} % of them: where it is more than 1 %, p99 is \
+         theirs\n"
     )
 }
 
