@@ -1,6 +1,6 @@
-//! What a core does besides: timer ticks, interrupts, the hypervisor. On a virtual machine they come
-//! a thousand times a second and last longer than a request, so that they, not the stack, are the
-//! p99 of one that answers 100,000 a second.
+//! What a core does besides: timer ticks, interrupts, the hypervisor. On a virtual machine they
+//! come a thousand times a second and last longer than a request, so that they, not the stack, are
+//! the p99 of one that answers 100,000 a second.
 
 use std::process::ExitCode;
 
