@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::luna::luna;
-use common::netns::{NetnsPair, checked};
+use common::netns::{Netns, NetnsPair, checked};
 use common::proc::Proc;
 use common::require::turn;
 use common::transcript::{Known, Transcript};
@@ -177,6 +177,7 @@ impl Programs {
         let mut all = Transcript::default();
         let mut streams = 0;
         let mut from = filter.map(str::to_owned);
+        let mut ends = String::new();
         for number in 0..RUNS_MAX {
             let control = self.folder.path().join(format!("{way:?}.{number}"));
             let _old = std::fs::remove_file(&control);
@@ -205,7 +206,10 @@ impl Programs {
                     Some(signal) => format!("ended by signal {signal}"),
                     None => format!("ended with {:?}", status.code()),
                 };
-                text.push_str(&format!("  {how}: {}\n", test.stderr().trim()));
+                let end = format!("  {how}: {}\n", test.stderr().trim());
+                text.push_str(&end);
+                ends.push_str(&format!("== {last}\n{end}"));
+                kill_all_in(&pair.a);
             }
             all.add(&text);
             if status.success() {
@@ -218,7 +222,16 @@ impl Programs {
             );
             from = Some(format!("after:{last}"));
         }
-        panic!("{way:?}: {RUNS_MAX} cases have ended their runs");
+        panic!("{way:?}: {RUNS_MAX} cases have ended their runs:\n{ends}");
+    }
+}
+
+/// A case that has ended its run may have left children, which hold the link's queue: the next run
+/// would find none, nor the one after it.
+fn kill_all_in(netns: &Netns) {
+    let pids = checked(Command::new("ip").args(["netns", "pids", netns.name()]));
+    for pid in pids.split_whitespace() {
+        let _gone_already = Command::new("kill").args(["-KILL", pid]).status();
     }
 }
 

@@ -119,6 +119,7 @@ impl Device for CrowdDevice {
             frame_bytes_max: 1514,
             tx_checksum: true,
             tso_bytes_max: 0,
+            leaves_at_flush: false,
         }
     }
 

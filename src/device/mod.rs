@@ -83,6 +83,8 @@ pub struct Capabilities {
     pub tx_checksum: bool,
     /// It takes TCP segments longer than the MTU and cuts them itself (0 = no).
     pub tso_bytes_max: usize,
+    /// What it takes leaves at a flush only, or costs a call each: better all of a turn together.
+    pub leaves_at_flush: bool,
 }
 
 /// Counters that every device keeps, monotone since it was opened.
@@ -216,6 +218,7 @@ impl Device for Gone {
             frame_bytes_max: 0,
             tx_checksum: false,
             tso_bytes_max: 0,
+            leaves_at_flush: false,
         }
     }
 

@@ -51,6 +51,7 @@ impl PairConfig {
             frame_bytes_max: self.frame_bytes_max,
             tx_checksum: self.checksum_offload,
             tso_bytes_max: 0,
+            leaves_at_flush: false,
         }
     }
 }

@@ -44,7 +44,8 @@ impl Shard {
     }
 
     /// Sends what the application has answered while it was called; nothing else, so that the
-    /// acknowledgment of half a request does not leave before the answer that carries it.
+    /// acknowledgment of half a request does not leave before the answer that carries it. One that
+    /// has answered twice is visited once.
     pub(super) fn send_answers(&mut self, now: Instant) {
         if self.inbox.answered.is_empty() {
             return;
@@ -54,7 +55,10 @@ impl Shard {
             if self.tx.len() >= TX_QUEUE_FRAMES {
                 break;
             }
-            self.transmit(now, index);
+            let slot = self.slots.at(index);
+            if slot.is_some_and(|slot| slot.marks.contains(Mark::DIRTY)) {
+                self.transmit(now, index);
+            }
         }
         self.inbox.answered = answered;
         if !self.tx.is_empty() {

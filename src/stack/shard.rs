@@ -229,7 +229,9 @@ impl Shard {
 
     /// As [`Shard::turn`], with an application that is called after each packet if it is an
     /// inline one (LUNA §5.1, inline-r2c): what it answers is handed to the device before the
-    /// next packet is looked at; the doorbell is rung once.
+    /// next packet is looked at; the doorbell is rung once. A device where nothing leaves before
+    /// that, or where each frame costs a call, is given all the answers then: those on one
+    /// connection may be one long frame.
     pub fn turn_with<D: Dispatch>(&mut self, now: Instant, dispatch: &mut D) -> TurnReport {
         if self.inbox.active {
             // The application, being called, turns us.
@@ -249,12 +251,13 @@ impl Shard {
             .device
             .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
         self.look_ahead(&frames);
+        let at_once = !self.capabilities.leaves_at_flush;
         for frame in frames.drain(..) {
             // All that answers one packet goes together.
             let ends = matches!(frame.part, FramePart::Whole | FramePart::Last);
             self.ingress(now, frame);
             if D::INLINE {
-                self.run_inline(now, dispatch, ends);
+                self.run_inline(now, dispatch, ends && at_once);
             }
         }
         self.rx = frames;

@@ -319,6 +319,7 @@ impl Device for DpdkQueue {
             frame_bytes_max: self.frame_bytes_max,
             tx_checksum: self.has(luna_dpdk_tx_tcp_checksum),
             tso_bytes_max: 0,
+            leaves_at_flush: false,
         }
     }
 

@@ -462,6 +462,7 @@ impl Device for Memif {
             frame_bytes_max: self.config.frame_bytes_max,
             tx_checksum: true,
             tso_bytes_max: TSO_BYTES_MAX,
+            leaves_at_flush: false,
         }
     }
 

@@ -28,8 +28,8 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use rustix::net::xdp::XdpDescOptions;
 
 use super::{
-    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, FramePart, OpenError, Pieces, RxFrame,
-    TxFrame,
+    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, FramePart, Gone, OpenError, Pieces,
+    RxFrame, TxFrame,
 };
 use crate::zbuf::{Pool, Slice};
 use interface::Interface;
@@ -419,6 +419,7 @@ impl Device for XdpQueue {
             } else {
                 0
             },
+            leaves_at_flush: true,
         }
     }
 
@@ -602,12 +603,8 @@ impl XdpDevice {
 
 impl Device for XdpDevice {
     fn capabilities(&self) -> Capabilities {
-        let none = Capabilities {
-            frame_bytes_max: 0,
-            tx_checksum: false,
-            tso_bytes_max: 0,
-        };
-        self.queues.first().map_or(none, XdpQueue::capabilities)
+        let first = self.queues.first();
+        first.map_or(Gone.capabilities(), XdpQueue::capabilities)
     }
 
     fn rx_burst(&mut self, pool: &mut Pool, frames: &mut Vec<RxFrame>, room: usize) -> usize {
