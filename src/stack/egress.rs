@@ -24,14 +24,7 @@ impl Shard {
                 break;
             }
             visited += 1;
-            // Not if it has been visited since, for an answer.
-            if self
-                .slots
-                .at(index)
-                .is_some_and(|s| s.marks.contains(Mark::DIRTY))
-            {
-                self.transmit(now, index);
-            }
+            self.transmit(now, index);
         }
         // What was marked meanwhile, or could not be visited, is for the next time.
         dirty.drain(..visited);
@@ -44,8 +37,7 @@ impl Shard {
     }
 
     /// Sends what the application has answered while it was called; nothing else, so that the
-    /// acknowledgment of half a request does not leave before the answer that carries it. One that
-    /// has answered twice is visited once.
+    /// acknowledgment of half a request does not leave before the answer that carries it.
     pub(super) fn send_answers(&mut self, now: Instant) {
         if self.inbox.answered.is_empty() {
             return;
@@ -55,10 +47,7 @@ impl Shard {
             if self.tx.len() >= TX_QUEUE_FRAMES {
                 break;
             }
-            let slot = self.slots.at(index);
-            if slot.is_some_and(|slot| slot.marks.contains(Mark::DIRTY)) {
-                self.transmit(now, index);
-            }
+            self.transmit(now, index);
         }
         self.inbox.answered = answered;
         if !self.tx.is_empty() {
@@ -66,11 +55,15 @@ impl Shard {
         }
     }
 
-    /// Sends what one connection has to send, re-arms its timer, and lets it go if it is over.
+    /// Sends what one connection has to send, re-arms its timer, and lets it go if it is over;
+    /// nothing if it has been visited since it was marked, as one that has answered twice.
     fn transmit(&mut self, now: Instant, index: u32) {
         let Some(slot) = self.slots.at_mut(index) else {
             return;
         };
+        if !slot.marks.contains(Mark::DIRTY) {
+            return;
+        }
         slot.marks.remove(Mark::DIRTY);
         let ends = (slot.local.ip(), slot.remote.ip());
         if self.link.is_stale(&slot.hop) {

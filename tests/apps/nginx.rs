@@ -156,10 +156,7 @@ fn a_reload_fails_no_request() {
             let until = Instant::now() + LOAD / 3;
             let before = workers(&bed);
             kill(nginx.pid(), "HUP");
-            wait_until("new workers to have replaced the old", || {
-                let now = workers(&bed);
-                now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
-            });
+            wait_for_others(&bed, &before);
             wait_until("some load", || Instant::now() > until);
         }
         drop(stopping);
@@ -219,10 +216,7 @@ fn a_reload_waits_for_handshakes_that_have_begun() {
         client.join().unwrap()
     });
     assert_eq!(page.as_deref(), Ok(&b"small\n"[..]));
-    wait_until("new workers to have replaced the old", || {
-        let now = workers(&bed);
-        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
-    });
+    wait_for_others(&bed, &before);
     wait_for_both(&bed);
     assert!(nginx.ended().is_none(), "{}", nginx.report());
 }
@@ -245,6 +239,13 @@ fn a_killed_worker_harms_nobody() {
         assert_eq!(page.as_deref(), Ok(&b"small\n"[..]));
     }
     bed.wait_for_sockets(2, &["nginx/", "LISTEN", "0.0.0.0:80 ", " luna "]);
+}
+
+fn wait_for_others(bed: &Bed, before: &[u32]) {
+    wait_until("new workers to have replaced the old", || {
+        let now = workers(bed);
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    });
 }
 
 /// Stops the clients, also when the test fails: it would wait for them for ever.

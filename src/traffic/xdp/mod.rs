@@ -332,12 +332,9 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn awaits_relief(&self, port: u16) -> io::Result<bool> {
-        for key in self.keys()? {
-            let queue = key >> 16;
-            if key == port_key(queue, port)
-                && !self.queues.contains(&queue)
-                && self.owner_of(key)? == PortOwner::LunaNoNewConnection
-                && QueueLease::is_held(&self.interface.name, queue)
+        for key in self.keys_of_others(port)? {
+            if self.owner_of(key)? == PortOwner::LunaNoNewConnection
+                && QueueLease::is_held(&self.interface.name, key >> 16)
             {
                 return Ok(true);
             }
@@ -353,11 +350,7 @@ impl Steering {
     ///
     /// The kernel's answer.
     pub fn pause_others(&mut self, port: u16) -> io::Result<()> {
-        for key in self.keys()? {
-            let queue = key >> 16;
-            if key != port_key(queue, port) || self.queues.contains(&queue) {
-                continue;
-            }
+        for key in self.keys_of_others(port)? {
             if self.owner_of(key)?.is_paused() {
                 continue;
             }
@@ -369,6 +362,16 @@ impl Steering {
             }
         }
         Ok(())
+    }
+
+    /// The entries for `port` of queues that are not ours.
+    fn keys_of_others(&self, port: u16) -> io::Result<Vec<u32>> {
+        let mut keys = self.keys()?;
+        keys.retain(|key| {
+            let queue = key >> 16;
+            *key == port_key(queue, port) && !self.queues.contains(&queue)
+        });
+        Ok(keys)
     }
 
     fn keys(&self) -> io::Result<Vec<u32>> {

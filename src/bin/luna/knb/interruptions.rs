@@ -8,6 +8,7 @@ use clap::Args;
 use luna::time::{Clock as _, Duration, SystemClock};
 
 use super::run::pin;
+use super::suite::middle;
 
 /// A thread that only reads the clock has been interrupted if it sees nothing for this long.
 const GAP: Duration = Duration::from_micros(2);
@@ -61,16 +62,14 @@ pub(crate) fn sample(core: u16, span: Duration) -> Option<Interruptions> {
             let now = SystemClock.now();
             let gap = now.saturating_since(last);
             if gap > GAP && gaps.len() < GAPS_MAX {
-                gaps.push(gap);
+                gaps.push(gap.as_nanos() as f64 / 1e3);
             }
             last = now;
         }
         let seconds = last.saturating_since(start).as_nanos() as f64 / 1e9;
-        gaps.sort_unstable();
-        let middle = gaps.get(gaps.len() / 2).copied().unwrap_or(Duration::ZERO);
-        pinned.then_some(Interruptions {
+        pinned.then(|| Interruptions {
             per_second: gaps.len() as f64 / seconds,
-            middle_us: middle.as_nanos() as f64 / 1e3,
+            middle_us: middle(gaps).unwrap_or(0.0),
         })
     });
     sampler.join().ok()?
