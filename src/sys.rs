@@ -22,7 +22,7 @@ pub use fd::*;
 pub use guard::{ForkState, fork_guard_rearm, fork_state};
 pub use leaked::Leaked;
 pub use lock::{ForkMutex, ForkMutexGuard, fork_epoch, fork_epoch_advance};
-pub use memory::{advise_huge, prefetch};
+pub use memory::{advise_huge, prefetch, prefetch_bytes};
 
 /// A Linux error number.
 pub type Errno = rustix::io::Errno;

@@ -1,10 +1,12 @@
-//! Many idle connections on one shard: bytes each, and what a packet on one of them costs.
+//! Many idle connections on one shard: bytes each, and what a packet, and an exchange, on one of
+//! them costs.
 //!
-//! The peers are no stacks: a device that answers SYN-ACKs and makes data segments as asked.
+//! The peers are no stacks: a device that answers SYN-ACKs, acknowledges data, and makes data
+//! segments as asked.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -147,6 +149,12 @@ impl Device for CrowdDevice {
                 crowd.peers[index].ack = tcp.seq.get().wrapping_add(1);
                 crowd.queue.push_back((index, TcpFlags::ACK, false));
             }
+            let payload: usize = frame.payload.iter().map(|piece| piece.len()).sum();
+            if payload > 0 {
+                let index = index_of(ip.dst, tcp.dst_port);
+                crowd.peers[index].ack = tcp.seq.get().wrapping_add(payload as u32);
+                crowd.queue.push_back((index, TcpFlags::ACK, false));
+            }
         }
         count
     }
@@ -198,6 +206,10 @@ pub(crate) fn idle(allocated: &dyn Fn() -> usize, count: usize) {
     let few = run(1_000.min(count), allocated);
     println!("idle.few_connections={}", 1_000.min(count));
     println!("idle.cycles_per_packet_few={:.0}", few.cycles_per_packet);
+    println!(
+        "idle.cycles_per_exchange_few={:.0}",
+        few.cycles_per_exchange
+    );
     let many = run(count, allocated);
     println!("idle.connections={count}");
     println!("idle.bytes_per_connection={:.0}", many.bytes_per_connection);
@@ -208,11 +220,15 @@ pub(crate) fn idle(allocated: &dyn Fn() -> usize, count: usize) {
     println!("idle.cycles_per_packet={:.0}", many.cycles_per_packet);
     let ratio = many.cycles_per_packet / few.cycles_per_packet;
     println!("idle.cycles_ratio={ratio:.2}");
+    println!("idle.cycles_per_exchange={:.0}", many.cycles_per_exchange);
+    let ratio = many.cycles_per_exchange / few.cycles_per_exchange;
+    println!("idle.exchange_cycles_ratio={ratio:.2}");
 }
 
 struct Outcome {
     bytes_per_connection: f64,
     cycles_per_packet: f64,
+    cycles_per_exchange: f64,
 }
 
 fn run(count: usize, allocated: &dyn Fn() -> usize) -> Outcome {
@@ -263,19 +279,23 @@ fn run(count: usize, allocated: &dyn Fn() -> usize) -> Outcome {
         shard.turn(now);
     }
     let bytes = allocated() - before - own;
-    let cycles_per_packet = packets(&mut shard, &crowd, &conns, now);
+    let cycles_per_packet = packets(&mut shard, &crowd, &conns, &mut now, false);
+    let cycles_per_exchange = packets(&mut shard, &crowd, &conns, &mut now, true);
     Outcome {
         bytes_per_connection: bytes as f64 / count as f64,
         cycles_per_packet,
+        cycles_per_exchange,
     }
 }
 
-/// Bursts of segments on connections chosen at random, read by the application.
+/// Bursts of segments on connections chosen at random, read by the application, which answers if
+/// `answered`: then the answers' acknowledgments come with the next burst.
 fn packets(
     shard: &mut Shard,
     crowd: &Rc<RefCell<Crowd>>,
     conns: &[ConnId],
-    mut now: Instant,
+    now: &mut Instant,
+    answered: bool,
 ) -> f64 {
     const BURSTS: usize = 4_000;
     let mut random = 0x9e37_79b9_7f4a_7c15u64;
@@ -294,18 +314,23 @@ fn packets(
             std::hint::black_box((crowd.peers[index], conns[index]));
             crowd.queue.push_back((index, data, true));
         }
-        now += Duration::from_micros(50);
+        *now += Duration::from_micros(50);
         let start = super::cycles();
-        shard.turn(now);
+        shard.turn(*now);
         shard.take_wakeups(&mut wakeups);
         for wakeup in wakeups.drain(..) {
             let conn = conns[wakeup.token as usize];
             let room = &mut [IoSliceMut::new(&mut buffer)];
-            received += shard
-                .recv(now, conn, room, RecvMode::default())
+            let read = shard
+                .recv(*now, conn, room, RecvMode::default())
                 .unwrap_or(0);
+            received += read;
+            if answered && read > 0 {
+                let sent = shard.send(*now, conn, &[IoSlice::new(&DATA)], false);
+                assert_eq!(sent, Ok(DATA.len()));
+            }
         }
-        shard.flush(now);
+        shard.flush(*now);
         // The first ones warm up.
         if burst >= BURSTS / 4 {
             spent += super::cycles().wrapping_sub(start);

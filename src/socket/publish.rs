@@ -177,8 +177,8 @@ fn stream_row(pin: &Pin) -> Option<SocketRow> {
 fn fill(row: &mut SocketRow, info: &ConnInfo) {
     let micros = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
     let tcp = &info.tcp;
-    row.bytes_in = tcp.counters.bytes_in;
-    row.bytes_out = tcp.counters.bytes_acked;
+    row.bytes_in = tcp.volume.bytes_in;
+    row.bytes_out = tcp.volume.bytes_acked;
     row.retransmits = u32::try_from(tcp.counters.retransmits).unwrap_or(u32::MAX);
     row.srtt_us = tcp.srtt.map_or(0, micros);
     row.rttvar_us = micros(tcp.rttvar);

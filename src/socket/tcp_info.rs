@@ -126,19 +126,16 @@ fn fill(out: &mut Writer, tcp: &Info) {
 fn fill_newer(out: &mut Writer, tcp: &Info) {
     out.u64(104, tcp.pacing_rate.unwrap_or(RATE_UNLIMITED));
     out.u64(112, tcp.max_pacing_rate);
-    out.u64(120, tcp.counters.bytes_acked);
-    out.u64(128, tcp.counters.bytes_in);
-    out.u32(136, tcp.counters.segs_out);
-    out.u32(140, tcp.counters.segs_in);
+    out.u64(120, tcp.volume.bytes_acked);
+    out.u64(128, tcp.volume.bytes_in);
+    out.u32(136, tcp.volume.segs_out);
+    out.u32(140, tcp.volume.segs_in);
     out.u32(144, u64::from(tcp.unsent));
     out.u32(
         148,
         tcp.min_rtt.map_or(u64::from(u32::MAX), Duration::as_micros),
     );
-    out.u64(
-        200,
-        tcp.counters.bytes_out + tcp.counters.bytes_retransmitted,
-    );
+    out.u64(200, tcp.volume.bytes_out + tcp.counters.bytes_retransmitted);
     out.u64(208, tcp.counters.bytes_retransmitted);
     out.u32(216, tcp.counters.dsacks_in);
     out.u32(224, tcp.counters.out_of_order_in);

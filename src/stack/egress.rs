@@ -4,8 +4,9 @@
 use core::net::IpAddr;
 
 use super::counters::Drop;
+use super::ingress::LOOK_AHEAD_ABOVE;
 use super::link::Hop;
-use super::shard::{Mark, Shard};
+use super::shard::{Mark, Shard, Slot};
 use super::template::Template;
 use crate::control::RouteError;
 use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
@@ -18,6 +19,11 @@ impl Shard {
     /// device. Returns how many frames it took.
     pub(super) fn egress(&mut self, now: Instant) -> usize {
         let mut dirty = core::mem::take(&mut self.dirty);
+        if self.slots.len() >= LOOK_AHEAD_ABOVE {
+            dirty
+                .iter()
+                .for_each(|index| self.look_ahead_sending(*index));
+        }
         let mut visited = 0;
         for &index in &dirty {
             if self.tx.len() >= TX_QUEUE_FRAMES {
@@ -34,6 +40,18 @@ impl Shard {
             return 0;
         }
         self.device.tx_burst(&mut self.pool, &mut self.tx)
+    }
+
+    /// Begins to fetch what sending needs besides of a connection that has been written to.
+    #[inline]
+    fn look_ahead_sending(&self, index: u32) {
+        if self
+            .slots
+            .at(index)
+            .is_some_and(|slot| slot.conn.unsent_bytes() > 0)
+        {
+            self.slots.prefetch(index, Slot::SENDING);
+        }
     }
 
     /// Sends what the application has answered while it was called; nothing else, so that the

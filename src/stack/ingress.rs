@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use super::counters::Drop;
 use super::flow_table::{Flow, FlowKey, Sought};
-use super::shard::Shard;
+use super::shard::{Shard, Slot};
 use crate::device::{FramePart, Pieces, RxFrame};
 use crate::limits::RX_BURST_FRAMES;
 use crate::tcp::{self, Disposition, SegmentIn, SegmentOut};
@@ -204,7 +204,7 @@ impl Shard {
         }
         for one in sought {
             if let Some(Flow::Connection(index)) = self.flows.candidate(one) {
-                self.slots.prefetch(index);
+                self.slots.prefetch(index, Slot::RECEIVING);
                 self.timers.prefetch(index);
             }
         }

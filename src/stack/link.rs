@@ -34,11 +34,12 @@ pub(super) enum Hop {
 
 /// A connection's cached [`Hop`].
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct HopCache {
-    hop: Option<Hop>,
     generation: u64,
-    next_hop: Option<IpAddr>,
     confirm_at: Instant,
+    hop: Option<Hop>,
+    next_hop: Option<IpAddr>,
 }
 
 /// Ways kept from look-ups, by their ends: connections come and go, their peers stay.

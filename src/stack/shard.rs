@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use core::net::SocketAddr;
+use core::ops::Range;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::ingress::LOOK_AHEAD_ABOVE;
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
 use super::parts::Continued;
-use super::slab::Slab;
+use super::slab::{self, CacheLine, Slab};
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use super::zero_copy::{Completion, Marks};
@@ -75,24 +76,43 @@ bitflags! {
     }
 }
 
-/// A connection with what the shard knows about it.
+/// A connection with what the shard knows about it. What a packet touches comes first.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Slot {
-    pub(super) conn: Connection<Slice>,
-    pub(super) token: u64,
     pub(super) marks: Mark,
     pub(super) edges: Ready,
     pub(super) error: Option<ConnError>,
-    /// The listener it came from, while it has not been accepted.
-    pub(super) listener: u32,
+    /// Bytes of packet memory that the application holds of what has arrived here.
+    pub(super) lent_bytes: u32,
+    pub(super) token: u64,
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) hop: HopCache,
+    pub(super) conn: Connection<Slice>,
     /// Made when the application first marks what it sends.
     pub(super) completions: Option<Box<Marks>>,
-    /// Bytes of packet memory that the application holds of what has arrived here.
-    pub(super) lent_bytes: u32,
+    /// The listener it came from, while it has not been accepted.
+    pub(super) listener: u32,
 }
+
+impl Slot {
+    const CONN: usize = core::mem::offset_of!(Self, conn);
+    /// What of it a packet with data and its acknowledgment touch.
+    pub(super) const RECEIVING: Range<usize> = 0..Self::CONN + Connection::<Slice>::RECEIVING_END;
+    /// What else data that is sent, and its acknowledgment, touch.
+    pub(super) const SENDING: Range<usize> = Self::CONN + Connection::<Slice>::SENDING.start
+        ..Self::CONN + Connection::<Slice>::SENDING.end;
+}
+
+const _: () = assert!(
+    slab::value_at(Slot::CONN).is_multiple_of(CacheLine::BYTES),
+    "the sequence state, two cache lines long, begins with one"
+);
+const _: () = assert!(
+    slab::value_at(Slot::RECEIVING.end) <= 9 * CacheLine::BYTES,
+    "what a packet touches of its connection is nine cache lines"
+);
 
 /// What a shard is made of.
 pub struct ShardParts {
@@ -121,7 +141,7 @@ pub struct Shard {
     pub(super) capabilities: Capabilities,
     pub(super) partial_checksums: bool,
     pub(super) link: Link,
-    pub(super) slots: Slab<Slot>,
+    pub(super) slots: Slab<Slot, CacheLine>,
     pub(super) flows: FlowTable,
     pub(super) time_waits: TimeWaits,
     pub(super) listeners: Slab<Listener>,
@@ -324,7 +344,8 @@ impl Shard {
         let mut due = core::mem::take(&mut self.due);
         self.timers.expire(now, &mut due);
         if self.slots.len() >= LOOK_AHEAD_ABOVE {
-            due.iter().for_each(|index| self.slots.prefetch(*index));
+            due.iter()
+                .for_each(|index| self.slots.prefetch(*index, 0..size_of::<Slot>()));
         }
         for index in due.drain(..) {
             let Some(slot) = self.slots.at_mut(index) else {

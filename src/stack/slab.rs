@@ -1,6 +1,8 @@
 //! A table of slots with generations: an identifier of something gone never finds what came after.
 #![forbid(unsafe_code)]
 
+use core::ops::Range;
+
 use crate::sys;
 
 /// Where something is, and which of the things that were there it is.
@@ -10,19 +12,68 @@ pub(super) struct SlabKey {
     pub(super) generation: u32,
 }
 
+/// A place of the table.
 #[derive(Debug)]
-struct Entry<T> {
-    generation: u32,
-    value: Option<T>,
+#[repr(C)]
+struct Entry<T, A> {
+    aligned: [A; 0],
+    place: Place<T>,
+}
+
+/// What is at a place. Laid out so that whether it is taken is read in front of the thing, and
+/// not wherever in it there are bits to spare.
+#[derive(Debug)]
+#[repr(u32)]
+enum Place<T> {
+    Free { generation: u32 },
+    Taken { generation: u32, value: T },
+}
+
+impl<T> Place<T> {
+    #[inline]
+    const fn get(&self) -> Option<&T> {
+        match self {
+            Self::Taken { value, .. } => Some(value),
+            Self::Free { .. } => None,
+        }
+    }
+
+    #[inline]
+    const fn get_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Taken { value, .. } => Some(value),
+            Self::Free { .. } => None,
+        }
+    }
+
+    #[inline]
+    const fn generation(&self) -> u32 {
+        let (Self::Free { generation } | Self::Taken { generation, .. }) = self;
+        *generation
+    }
+}
+
+/// Where in a taken place the thing's byte `at` is.
+pub(super) const fn value_at(at: usize) -> usize {
+    2 * size_of::<u32>() + at
+}
+
+/// As what a table's places are aligned of which each is to begin on a cache line of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct CacheLine;
+
+impl CacheLine {
+    pub(super) const BYTES: usize = align_of::<Self>();
 }
 
 /// The table. Grows up to its bound, chunk by chunk, and never shrinks: what is in it stays where
-/// it is.
+/// it is. Its places are aligned as `A` is.
 #[derive(Debug)]
-pub(super) struct Slab<T> {
+pub(super) struct Slab<T, A = ()> {
     /// The first chunk, which is all that most tables need.
-    first: Vec<Entry<T>>,
-    further: Vec<Vec<Entry<T>>>,
+    first: Vec<Entry<T, A>>,
+    further: Vec<Vec<Entry<T, A>>>,
     /// Entries that have ever been used.
     entries: usize,
     free: Vec<u32>,
@@ -32,9 +83,9 @@ pub(super) struct Slab<T> {
 /// What a chunk of a large table may take: a few huge pages.
 const CHUNK_BYTES: usize = 32 << 20;
 
-impl<T> Slab<T> {
+impl<T, A> Slab<T, A> {
     /// log2 of how many entries are in a chunk.
-    const CHUNK_SHIFT: u32 = (CHUNK_BYTES / size_of::<Entry<T>>()).ilog2();
+    const CHUNK_SHIFT: u32 = (CHUNK_BYTES / size_of::<Entry<T, A>>()).ilog2();
     const CHUNK_MASK: u32 = (1 << Self::CHUNK_SHIFT) - 1;
 
     /// An empty table of at most `max` things.
@@ -55,7 +106,7 @@ impl<T> Slab<T> {
     }
 
     #[inline]
-    fn entry(&self, index: u32) -> Option<&Entry<T>> {
+    fn entry(&self, index: u32) -> Option<&Entry<T, A>> {
         if let Some(entry) = self.first.get(index as usize) {
             return Some(entry);
         }
@@ -65,7 +116,7 @@ impl<T> Slab<T> {
     }
 
     #[inline]
-    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
+    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T, A>> {
         if (index as usize) < self.first.len() {
             return self.first.get_mut(index as usize);
         }
@@ -79,11 +130,9 @@ impl<T> Slab<T> {
         if let Some(index) = self.free.pop()
             && let Some(entry) = self.entry_mut(index)
         {
-            entry.value = Some(value);
-            return Ok(SlabKey {
-                index,
-                generation: entry.generation,
-            });
+            let generation = entry.place.generation();
+            entry.place = Place::Taken { generation, value };
+            return Ok(SlabKey { index, generation });
         }
         if self.entries >= self.max {
             return Err(value);
@@ -93,15 +142,13 @@ impl<T> Slab<T> {
             self.add_chunk();
         }
         let chunk = self.further.last_mut().unwrap_or(&mut self.first);
+        let generation = 1;
         chunk.push(Entry {
-            generation: 1,
-            value: Some(value),
+            aligned: [],
+            place: Place::Taken { generation, value },
         });
         self.entries += 1;
-        Ok(SlabKey {
-            index,
-            generation: 1,
-        })
+        Ok(SlabKey { index, generation })
     }
 
     #[cold]
@@ -119,62 +166,60 @@ impl<T> Slab<T> {
     /// The thing, if it is still there.
     #[inline]
     pub(super) fn get(&self, key: SlabKey) -> Option<&T> {
-        let entry = self.entry(key.index)?;
-        if entry.generation == key.generation {
-            entry.value.as_ref()
-        } else {
-            None
-        }
+        let place = &self.entry(key.index)?.place;
+        place.get().filter(|_| place.generation() == key.generation)
     }
 
     /// The thing, if it is still there.
     #[inline]
     pub(super) fn get_mut(&mut self, key: SlabKey) -> Option<&mut T> {
-        let entry = self.entry_mut(key.index)?;
-        if entry.generation == key.generation {
-            entry.value.as_mut()
-        } else {
-            None
+        match &mut self.entry_mut(key.index)?.place {
+            Place::Taken { generation, value } if *generation == key.generation => Some(value),
+            _ => None,
         }
     }
 
     /// Whatever is at `index` now: for tables of our own that are kept in step with this one.
     #[inline]
     pub(super) fn at(&self, index: u32) -> Option<&T> {
-        self.entry(index)?.value.as_ref()
+        self.entry(index)?.place.get()
     }
 
     /// Whatever is at `index` now.
     #[inline]
     pub(super) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.entry_mut(index)?.value.as_mut()
+        self.entry_mut(index)?.place.get_mut()
     }
 
-    /// Whatever is at `index` will be needed soon.
+    /// These bytes of whatever is at `index` will be needed soon.
     #[inline]
-    pub(super) fn prefetch(&self, index: u32) {
+    pub(super) fn prefetch(&self, index: u32, bytes: Range<usize>) {
         if let Some(entry) = self.entry(index) {
-            sys::prefetch(entry);
+            sys::prefetch_bytes(entry, value_at(bytes.start)..value_at(bytes.end));
         }
     }
 
     /// The key of whatever is at `index` now.
     pub(super) fn key_at(&self, index: u32) -> Option<SlabKey> {
-        let entry = self.entry(index)?;
-        entry.value.as_ref()?;
-        Some(SlabKey {
-            index,
-            generation: entry.generation,
-        })
+        match self.entry(index)?.place {
+            Place::Taken { generation, .. } => Some(SlabKey { index, generation }),
+            Place::Free { .. } => None,
+        }
     }
 
     /// Takes the thing out.
     pub(super) fn remove(&mut self, index: u32) -> Option<T> {
-        let entry = self.entry_mut(index)?;
-        let value = entry.value.take()?;
-        entry.generation = entry.generation.wrapping_add(1);
+        let place = &mut self.entry_mut(index)?.place;
+        let generation = match place {
+            Place::Taken { generation, .. } => generation.wrapping_add(1),
+            Place::Free { .. } => return None,
+        };
+        let was = core::mem::replace(place, Place::Free { generation });
         self.free.push(index);
-        Some(value)
+        match was {
+            Place::Taken { value, .. } => Some(value),
+            Place::Free { .. } => None,
+        }
     }
 
     /// All indices in use.
@@ -182,7 +227,7 @@ impl<T> Slab<T> {
         (self.first.iter())
             .chain(self.further.iter().flatten())
             .enumerate()
-            .filter(|(_, e)| e.value.is_some())
+            .filter(|(_, entry)| entry.place.get().is_some())
             .map(|(i, _)| i as u32)
     }
 }
@@ -193,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_stale_key_finds_nothing() {
-        let mut slab = Slab::new(1);
+        let mut slab = Slab::<_>::new(1);
         let a = slab.insert("a").unwrap();
         assert_eq!(slab.insert("b"), Err("b"));
         assert_eq!(slab.remove(a.index), Some("a"));
@@ -211,8 +256,8 @@ mod tests {
         fn place(large: &Large) -> *const Large {
             large
         }
-        let per_chunk = 1 << Slab::<Large>::CHUNK_SHIFT;
-        let mut slab = Slab::<Large>::new(3 * per_chunk);
+        let per_chunk = 1 << Slab::<Large, CacheLine>::CHUNK_SHIFT;
+        let mut slab = Slab::<Large, CacheLine>::new(3 * per_chunk);
         let mut keys = Vec::new();
         for n in 0..3 * per_chunk {
             let key = slab.insert([n as u8; 64 << 10]).unwrap();
@@ -224,6 +269,7 @@ mod tests {
             assert_eq!(slab.get(*key).map(place), *was);
             assert_eq!(slab.at_mut(key.index).map(|large| large[7]), Some(n as u8));
         }
+        assert!(slab.first.as_ptr().cast::<CacheLine>().is_aligned());
         assert!(slab.at(3 * per_chunk as u32).is_none());
         assert_eq!(slab.indices().count(), 3 * per_chunk);
     }

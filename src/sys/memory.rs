@@ -1,6 +1,7 @@
 //! Hints about memory: they change how fast it is, never what is in it.
 
 use core::mem::MaybeUninit;
+use core::ops::Range;
 
 const CACHE_LINE_BYTES: usize = 64;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -8,15 +9,24 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Asks the processor to fetch `value` into its caches, and does not wait for it.
 #[inline]
 pub fn prefetch<T>(value: &T) {
+    prefetch_bytes(value, 0..size_of::<T>());
+}
+
+/// As [`prefetch`], but no more than these bytes of it, and those on their cache lines if it
+/// begins with one.
+#[inline]
+pub fn prefetch_bytes<T>(value: &T, bytes: Range<usize>) {
+    let first = bytes.start / CACHE_LINE_BYTES;
+    let end = bytes.end.min(size_of::<T>()).div_ceil(CACHE_LINE_BYTES);
     #[cfg(target_arch = "x86_64")]
-    for line in 0..size_of::<T>().div_ceil(CACHE_LINE_BYTES) {
+    for line in first..end {
         let at = core::ptr::from_ref(value).cast::<i8>();
         let at = at.wrapping_add(line * CACHE_LINE_BYTES);
         // SAFETY: a prefetch reads nothing that a program could see, and faults nowhere.
         unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(at) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = (value, first..end);
 }
 
 /// Asks the kernel to back the whole huge pages in `memory`, which nothing has been written to
@@ -44,6 +54,7 @@ mod tests {
         bytes.resize(1 << 20, 7);
         advise_huge(bytes.spare_capacity_mut());
         prefetch(&bytes);
+        prefetch_bytes(&bytes, 1..usize::MAX);
         bytes.iter().step_by(4096).for_each(prefetch);
         assert!(bytes.iter().all(|word| *word == 7));
     }

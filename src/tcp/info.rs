@@ -7,9 +7,9 @@ use super::state::State;
 use crate::time::{Duration, Instant};
 use crate::wire::SeqNum;
 
-/// Counters of a connection's life.
+/// How much has passed: counted with every segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct Volume {
     /// Segments received.
     pub segs_in: u64,
     /// Segments sent.
@@ -20,6 +20,11 @@ pub struct Counters {
     pub bytes_out: u64,
     /// Payload bytes of ours that the peer acknowledged.
     pub bytes_acked: u64,
+}
+
+/// Counters of what happens now and then in a connection's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
     /// Payload bytes sent again.
     pub bytes_retransmitted: u64,
     /// Segments sent again.
@@ -109,7 +114,9 @@ pub struct Info {
     pub timestamps: bool,
     /// ECN was agreed.
     pub ecn: bool,
-    /// Counters.
+    /// How much has passed.
+    pub volume: Volume,
+    /// What has happened.
     pub counters: Counters,
 }
 

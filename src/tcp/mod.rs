@@ -50,7 +50,7 @@ pub use config::{
 pub use congestion::CongestionControl;
 pub use connection::{Connection, Event};
 pub use ecn::EcnUse;
-pub use info::{Counters, Info, TimeWaitSeed, TimeWaitStamps};
+pub use info::{Counters, Info, TimeWaitSeed, TimeWaitStamps, Volume};
 pub use pacer::RATE_UNLIMITED;
 pub use path_mtu::RAISE_AFTER;
 pub use payload::{Payload, Pieces};

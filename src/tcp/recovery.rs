@@ -140,6 +140,12 @@ impl Recovery {
         }
     }
 
+    /// Nothing is sent next that the window does not let out.
+    #[inline]
+    pub(crate) fn force_nothing(&mut self) {
+        (self.force_first, self.force_lost, self.probe_tail) = (false, false, false);
+    }
+
     /// `bytes` have been sent again.
     pub(crate) fn on_resent(&mut self, now: Instant, bytes: u32) {
         self.resent_at = now;

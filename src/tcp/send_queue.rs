@@ -14,9 +14,9 @@ const FEW_PIECES: usize = 6;
 /// A queue of payload with the sequence number of each piece.
 #[derive(Clone, Debug)]
 pub(crate) struct SendQueue<P> {
-    pieces: Fifo<Piece<P>>,
     start: SeqNum,
     end: SeqNum,
+    pieces: Fifo<Piece<P>>,
 }
 
 #[derive(Clone, Debug)]

@@ -109,6 +109,7 @@ pub(crate) trait Algorithm {
 
 /// The congestion state of a connection.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct Controller {
     window: Window,
     kind: Kind,
@@ -133,6 +134,9 @@ struct Usage {
 }
 
 impl Controller {
+    /// The window comes first.
+    pub(crate) const WINDOW_BYTES: usize = size_of::<Window>();
+
     /// A window to begin with. `lossy_handshake`: the SYN was lost more than once.
     pub(crate) fn new(control: CongestionControl, mss: u32, lossy_handshake: bool) -> Self {
         let cwnd = if lossy_handshake {

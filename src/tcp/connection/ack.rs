@@ -173,7 +173,7 @@ impl<P: Payload> Connection<P> {
     fn advance(&mut self, now: Instant, h: &TcpHeader, news: &News) {
         let payload_before = self.tx.queue.len();
         self.tx.advance(h.ack);
-        self.counters.bytes_acked += (payload_before - self.tx.queue.len()) as u64;
+        self.volume.bytes_acked += (payload_before - self.tx.queue.len()) as u64;
         self.sample_rtt(now, h, news);
         self.recovery.on_progress(h.ack);
         if self.path.has_arrived(h.ack) {

@@ -342,6 +342,7 @@ impl<P: Payload> Connection<P> {
             sack: self.flags.contains(Flags::SACK),
             timestamps: self.flags.contains(Flags::TIMESTAMPS),
             ecn: self.ecn.agreed,
+            volume: self.volume,
             counters: self.counters,
         }
     }

@@ -25,6 +25,8 @@ mod pacing;
 mod path;
 mod timeouts;
 
+use core::ops::Range;
+
 use bitflags::bitflags;
 
 use buffers::ReceiveBuffer;
@@ -33,7 +35,7 @@ use super::challenge::ChallengeLimit;
 use super::config::{Ports, SharedConfig};
 use super::congestion::Controller;
 use super::ecn::EcnState;
-use super::info::Counters;
+use super::info::{Counters, Volume};
 use super::pacer::Pacer;
 use super::path_mtu::PathMtu;
 use super::payload::Payload;
@@ -155,17 +157,21 @@ struct AckPolicy {
 /// A connection whose payload is stored in `P`.
 ///
 /// Fields are in the order of how often a segment in steady state touches them: those before what
-/// waits to be sent are two cache lines, those from `counters` on are not touched by data that
-/// flows.
+/// waits to be sent are two cache lines; data that is received and acknowledged touches no others
+/// than those up to [`RECEIVING_END`](Self::RECEIVING_END). Then comes what sending needs besides,
+/// and what is needed now and then.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Connection<P> {
     state: State,
     ack: AckPolicy,
+    /// Probes sent since the peer was last heard.
+    probes_unanswered: u8,
     flags: Flags,
     events: u16,
     /// Payload bytes of a full segment without SACK blocks: Eff.snd.MSS of RFC 9293 §3.7.1.
     mss: u32,
+    ports: Ports,
     rx: Receiver<P>,
     tx: Sender<P>,
     timers: Timers,
@@ -173,35 +179,34 @@ pub struct Connection<P> {
     last_in_at: Instant,
     last_out_at: Instant,
     receive_buffer: ReceiveBuffer,
-    /// When SND.UNA last moved, or data began to wait: where the user timeout counts from.
-    progress_at: Instant,
-    /// SND.NXT when the use of the congestion window was last recorded.
-    usage_mark: SeqNum,
-    recovery: Recovery,
+    ecn: EcnState,
+    telemetry: TelemetryState,
+    /// The MSS option of the peer, or what we assume without one.
+    mss_peer: u16,
+    /// Retransmissions of our SYN.
+    syn_timeouts: u8,
+    persist_backoff: u8,
+    /// Shared with other connections until something of it is changed on this one.
+    config: SharedConfig,
+    volume: Volume,
+    /// First the window itself, which whoever writes looks at.
     congestion: Controller,
+    recovery: Recovery,
     rtt: RttEstimator,
     scoreboard: Scoreboard,
     rack: Rack,
-    ecn: EcnState,
-    telemetry: TelemetryState,
+    /// When SND.UNA last moved, or data began to wait: where the user timeout counts from.
+    progress_at: Instant,
+    /// There only while the connection is paced.
+    pacer: Option<Box<Pacer>>,
+    path: PathMtu,
+    /// SND.NXT when the use of the congestion window was last recorded.
+    usage_mark: SeqNum,
     counters: Counters,
-    ports: Ports,
     iss: SeqNum,
     irs: SeqNum,
     syn_sent_at: Instant,
-    /// Retransmissions of our SYN.
-    syn_timeouts: u8,
-    /// Probes sent since the peer was last heard.
-    probes_unanswered: u8,
-    persist_backoff: u8,
-    /// The MSS option of the peer, or what we assume without one.
-    mss_peer: u16,
     challenge: ChallengeLimit,
-    path: PathMtu,
-    /// There only while the connection is paced.
-    pacer: Option<Box<Pacer>>,
-    /// Shared with other connections until something of it is changed on this one.
-    config: SharedConfig,
 }
 
 /// Linux's TCP_MAX_QUICKACKS.
@@ -217,6 +222,13 @@ const _: () = assert!(
 );
 
 impl<P: Payload> Connection<P> {
+    /// Data that arrives in order and is acknowledged, and data that is queued, touch the bytes of
+    /// a connection up to here: they are worth fetching ahead.
+    pub const RECEIVING_END: usize =
+        core::mem::offset_of!(Self, congestion) + Controller::WINDOW_BYTES;
+    /// The bytes that data which is sent, and its acknowledgment, touch besides.
+    pub const SENDING: Range<usize> = Self::RECEIVING_END..core::mem::offset_of!(Self, counters);
+
     /// Opens actively: [`poll_transmit`](Self::poll_transmit) yields the SYN.
     ///
     /// `iss` and `ts_offset` must be unpredictable to outsiders (RFC 6528, RFC 7323 §5.4).
@@ -322,6 +334,7 @@ impl<P: Payload> Connection<P> {
             rack: Rack::new(iss),
             ecn: EcnState::new(iss),
             telemetry: TelemetryState::default(),
+            volume: Volume::default(),
             counters: Counters::default(),
             ports,
             iss,
@@ -344,6 +357,12 @@ impl<P: Payload> Connection<P> {
     /// way may not be there any more.
     #[inline]
     pub fn is_unanswered(&self) -> bool {
+        !self.tx.is_quiet() && self.has_timed_out_twice()
+    }
+
+    /// Apart, so that nothing is read of it where it is not asked.
+    #[inline(never)]
+    fn has_timed_out_twice(&self) -> bool {
         self.recovery.timeouts > 1
     }
 

@@ -21,7 +21,7 @@ impl<P: Payload> Connection<P> {
     pub fn poll_transmit(&mut self, now: Instant) -> Option<SegmentOut<P>> {
         let out = self.next_segment(now);
         if let Some(out) = &out {
-            self.counters.segs_out += u64::from(out.segments());
+            self.volume.segs_out += u64::from(out.segments());
         }
         out
     }
@@ -65,6 +65,15 @@ impl<P: Payload> Connection<P> {
     /// Retransmissions first, then new data, then probes.
     #[inline]
     fn next_data(&mut self, now: Instant) -> Option<SegmentOut<P>> {
+        if self.tx.is_quiet() {
+            // Most connections, most of the time: no more of them is fetched from memory.
+            if self.tx.unsent() == 0 && !self.tx.fin_unsent() {
+                self.flags -= Flags::FLUSH;
+                return None;
+            }
+            // What was to be sent again has arrived meanwhile.
+            self.recovery.force_nothing();
+        }
         let r = &self.recovery;
         if (r.force_first || r.force_lost || r.probe_tail)
             && let Some(out) = self.next_forced(now)
@@ -89,7 +98,7 @@ impl<P: Payload> Connection<P> {
         let r = &mut self.recovery;
         let (first, lost) = (r.force_first, r.force_lost);
         let probe = r.probe_tail;
-        (r.force_first, r.force_lost, r.probe_tail) = (false, false, false);
+        r.force_nothing();
         if first && let Some(out) = self.retransmit_first(now) {
             return Some(out);
         }
@@ -333,7 +342,7 @@ impl<P: Payload> Connection<P> {
         let fin = fin && taken == len;
         let full = taken == mss || taken < len || taken > mss && taken.is_multiple_of(mss);
         self.tx.on_sent(taken, fin, full);
-        self.counters.bytes_out += u64::from(taken);
+        self.volume.bytes_out += u64::from(taken);
         self.on_paced(now, taken);
         //= RFC 6298 §5.1
         //# "Every time a packet containing data is sent (including a retransmission), if the

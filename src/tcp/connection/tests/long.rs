@@ -16,7 +16,7 @@ fn full_segments_and_the_rest_go_together() {
     s.write(3500);
     let out = s.expect("P. 1:3501(3500)");
     assert_eq!((out.segment_bytes, out.segments()), (1000, 4));
-    assert_eq!(s.c.info().counters.segs_out, 1 + 4);
+    assert_eq!(s.c.info().volume.segs_out, 1 + 4);
     s.inject(". 1:1(0) ack 3501");
     s.write(1000);
     assert_eq!(s.expect("P. 3501:4501(1000)").segment_bytes, 0);
