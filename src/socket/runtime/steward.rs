@@ -3,7 +3,7 @@
 //! | state | when | costs |
 //! |---|---|---|
 //! | asleep | a thread of the application leads every shard (it waits or spins) | nothing |
-//! | ticking | the application has been at a shard within `steward_after` | a wake-up per tick |
+//! | ticking | the application has been at a shard within `steward_after` | a wake-up per tick (`Pace`) |
 //! | covering | nobody has turned a shard for `steward_after` | what its frames and timers cost |
 //!
 //! Chores (the netlink socket) are watched in every state.
@@ -17,11 +17,18 @@ use super::crew::Crew;
 use super::engine::Engine;
 use super::thread::{NOBODY, STEWARD, with_me};
 use crate::sys::{PollFd, SignalSet, set_signal_mask};
-use crate::time::{Clock, Instant, SystemClock};
+use crate::time::{Clock, Duration, Instant, SystemClock};
 
 /// A program that comes and goes more often than this many ticks keeps the steward ticking,
 /// instead of waking it up each time it goes.
 const QUIET_TICKS: u32 = 3;
+
+/// After so many ticks at which nothing was late, the next ones come half as often.
+const CALM_TICKS: u32 = 32;
+/// How often they are halved. Each tick takes the processor from a thread that may just have a
+/// request in hand; and a program that has always been back in time may once be covered for
+/// 2^this times later than one that is known not to be.
+const HALVINGS_MAX: u32 = 3;
 
 /// What the steward does besides: kernel notifications.
 pub(crate) trait Chores: Send {
@@ -55,7 +62,7 @@ where
             let mut steward = Steward {
                 crew: &*crew,
                 chores,
-                quiet: 0,
+                pace: Pace::default(),
             };
             steward.run();
             drop(steward);
@@ -68,7 +75,40 @@ where
 struct Steward<'a, E> {
     crew: &'a Crew<E>,
     chores: Box<dyn Chores>,
+    pace: Pace,
+}
+
+/// How soon the steward looks again.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Ticks in a row at which the application was at every shard, or the steward.
     quiet: u32,
+    /// Ticks in a row at which no shard had been left for long.
+    calm: u32,
+}
+
+impl Pace {
+    /// When to look again; `None`: not without being told. `away`: how long ago a shard was left
+    /// that nobody is at, if there is one. `covers`: there is one that was left for too long.
+    fn next(&mut self, after: Duration, away: Option<Duration>, covers: bool) -> Option<Duration> {
+        let late = covers || away.is_some_and(|away| away >= after.div(4));
+        self.calm = match late {
+            true => 0,
+            false => self.calm.saturating_add(1),
+        };
+        self.quiet = match away {
+            Some(_) => 0,
+            None => self.quiet.saturating_add(1),
+        };
+        // While the application comes and goes, keep the tick: see QUIET_TICKS.
+        if self.quiet >= QUIET_TICKS {
+            return None;
+        }
+        match (self.calm / CALM_TICKS).min(HALVINGS_MAX) {
+            0 => Some(after.saturating_sub(away.unwrap_or(Duration::ZERO))),
+            halvings => Some(after.saturating_mul(1 << halvings)),
+        }
+    }
 }
 
 impl<E: Engine> Steward<'_, E> {
@@ -110,34 +150,79 @@ impl<E: Engine> Steward<'_, E> {
     fn round(&mut self) -> Instant {
         let now = SystemClock.now();
         let after = self.crew.manner.steward_after;
-        let mut tick = false;
+        // How long ago the shard that has waited longest was turned, if nobody is at it.
+        let mut away = None;
+        let mut covers = false;
         for lane in self.crew.lanes() {
             match lane.leader() {
-                STEWARD => self.turn(lane, now),
+                STEWARD => {
+                    covers = true;
+                    self.turn(lane, now);
+                }
                 NOBODY => {
-                    if now.saturating_since(lane.turned()) < after {
-                        tick = true;
+                    let since = now.saturating_since(lane.turned());
+                    if since < after {
+                        away = away.max(Some(since));
                     } else if lane.cover() {
+                        covers = true;
                         self.turn(lane, now);
                     }
                 }
                 _ => {}
             }
         }
-        self.quiet = if tick {
-            0
-        } else {
-            self.quiet.saturating_add(1)
-        };
-        // While the application comes and goes, keep the tick: see QUIET_TICKS.
-        if tick || self.quiet < QUIET_TICKS {
-            now + after
-        } else {
-            Instant::FAR_FUTURE
-        }
+        self.pace
+            .next(after, away, covers)
+            .map_or(Instant::FAR_FUTURE, |wait| now + wait)
     }
 
     fn turn(&self, lane: &super::lane::Lane<E>, now: Instant) {
         with_me(|me| self.crew.turn_lane(me, lane, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AFTER: Duration = Duration::from_millis(1);
+
+    fn us(us: u64) -> Option<Duration> {
+        Some(Duration::from_micros(us))
+    }
+
+    #[test]
+    fn ticks_become_fewer_while_the_program_is_always_back_in_time() {
+        let mut pace = Pace::default();
+        let calm = CALM_TICKS as usize;
+        let waits: Vec<_> = (0..6 * calm)
+            .map(|_| pace.next(AFTER, us(10), false))
+            .collect();
+        let wait_at = |tick: usize| waits[tick - 1];
+        assert_eq!((wait_at(1), wait_at(calm - 1)), (us(990), us(990)));
+        assert_eq!((wait_at(calm), wait_at(2 * calm)), (us(2000), us(4000)));
+        assert_eq!((wait_at(3 * calm), wait_at(6 * calm)), (us(8000), us(8000)));
+        assert_eq!(pace.next(AFTER, us(900), false), us(100), "nearly too late");
+        assert_eq!(pace.next(AFTER, us(10), false), us(990));
+    }
+
+    #[test]
+    fn a_program_that_was_covered_is_looked_after_closely() {
+        let mut pace = Pace::default();
+        for _ in 0..10 * CALM_TICKS {
+            pace.next(AFTER, us(10), false);
+        }
+        assert_eq!(pace.next(AFTER, None, true), us(1000));
+        assert_eq!(pace.next(AFTER, us(10), false), us(990));
+    }
+
+    #[test]
+    fn with_nobody_gone_it_goes_to_sleep() {
+        let mut pace = Pace::default();
+        for _ in 1..QUIET_TICKS {
+            assert!(pace.next(AFTER, None, false).is_some());
+        }
+        assert_eq!(pace.next(AFTER, None, false), None);
+        assert_eq!(pace.next(AFTER, us(0), false), us(1000));
     }
 }
