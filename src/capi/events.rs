@@ -105,6 +105,14 @@ pub unsafe extern "C" fn luna_epoll_ctl(
         // SAFETY: null, or the caller vouches for it; `epoll_event` and `EpollEvent` are the
         // same in memory.
         let event = unsafe { event.cast::<EpollEvent>().as_ref() }.copied();
+        if op != libc::EPOLL_CTL_ADD {
+            // What is in a set got there by a call that asked the kernel whose number this is:
+            // a loop that changes its mind with each request is spared a system call.
+            match epoll::change(&set, op, fd, socket::pin(fd).as_ref(), event) {
+                Err(Errno::NOENT) => {}
+                result => return result.map(|()| 0),
+            }
+        }
         let target = socket::pin_checked(fd);
         epoll::change(&set, op, fd, target.as_ref(), event)?;
         Ok(0)

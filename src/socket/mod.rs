@@ -54,12 +54,17 @@ pub fn forget_number(fd: RawFd) {
     }
 }
 
+/// The description behind a descriptor.
+pub fn pin(fd: RawFd) -> Option<Pin> {
+    fork::check();
+    description::pin_fd(fd)
+}
+
 /// The description behind a descriptor for a call that is not on the data path: also checks
 /// that the number still is the socket that we know, and has not been closed behind our back
 /// and given to another file.
 pub fn pin_checked(fd: RawFd) -> Option<Pin> {
-    fork::check();
-    let pin = description::pin_fd(fd)?;
+    let pin = pin(fd)?;
     if matches!(pin.kind(), Kind::Stream | Kind::Listener) {
         let (_, known) = pin.socket.lock().identity;
         let is_same = known == 0 || crate::sys::identity(fd).is_ok_and(|(_, inode)| inode == known);

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Weak};
 
+use foldhash::fast::FixedState;
+
 use super::kernel::{Inner, Kernel};
 use super::list::{Handle, Item, Items, Side};
 use crate::socket::description::{self, DescriptionId, Kind, Watcher};
@@ -63,7 +65,7 @@ pub struct Set {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) items: Items,
-    pub(super) index: HashMap<(RawFd, DescriptionId), Handle>,
+    pub(super) index: HashMap<(RawFd, DescriptionId), Handle, FixedState>,
     /// Items of ours (not [`Side::Kernel`]).
     pub(super) luna_items: u32,
     sleepers: Vec<Sleeper>,
