@@ -279,7 +279,7 @@ impl<C: Callbacks> Loop<C> {
                 let _interrupted = crew.sleep(me, &self.bell, fds, until, mask);
                 // What it has watched for others besides.
                 let now = crew.turn(me).now;
-                crew.leave(me, now);
+                crew.leave(me, now, false);
             });
             return;
         }

@@ -77,6 +77,8 @@ pub(crate) struct Crew<E> {
     deliveries: AtomicU64,
     /// The steward does not tick: a thread that leaves must ring it.
     steward_asleep: AtomicBool,
+    /// It ticks seldom.
+    steward_dozes: AtomicBool,
     steward_bell: Arc<Wake>,
     /// There is a steward, and it has not let go of everything yet.
     has_steward: AtomicBool,
@@ -92,6 +94,7 @@ impl<E: Engine> Crew<E> {
             followers_count: AtomicUsize::new(0),
             deliveries: AtomicU64::new(0),
             steward_asleep: AtomicBool::new(false),
+            steward_dozes: AtomicBool::new(false),
             steward_bell: Wake::new()?,
             has_steward: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -239,11 +242,7 @@ impl<E: Engine> Crew<E> {
     /// A thread's loop does not own a shard any more.
     pub(crate) fn disown(&self, lane: &Lane<E>) {
         lane.disown();
-        if self.steward_asleep.load(Ordering::SeqCst)
-            && self.steward_asleep.swap(false, Ordering::SeqCst)
-        {
-            self.steward_bell.ring();
-        }
+        self.call_steward();
     }
 
     pub(crate) fn deliver(&self, wakeups: &mut Vec<Wakeup>) {
@@ -257,12 +256,20 @@ impl<E: Engine> Crew<E> {
     pub(crate) fn enter(&self, me: &Me) {
         if let Some(lane) = self.lanes.get(me.home(self.lanes.len())) {
             let _ = lane.lead(me.number);
+            lane.forget_server(me.number);
         }
     }
 
-    /// A thread goes back to its application.
-    pub(crate) fn leave(&self, me: &Me, now: Instant) {
+    /// A thread goes back to its application; `served`: with something to do.
+    pub(crate) fn leave(&self, me: &Me, now: Instant, served: bool) {
         me.leaves(now);
+        if let Some(lane) = self.lanes.get(me.home(self.lanes.len())) {
+            if me.stays_away() {
+                lane.forget_server(me.number);
+            } else if served {
+                lane.note_server(me.number, now);
+            }
+        }
         let mut led = false;
         for lane in &self.lanes {
             led |= lane.resign(me.number);
@@ -283,11 +290,7 @@ impl<E: Engine> Crew<E> {
                 return;
             }
         }
-        if self.steward_asleep.load(Ordering::SeqCst)
-            && self.steward_asleep.swap(false, Ordering::SeqCst)
-        {
-            self.steward_bell.ring();
-        }
+        self.call_steward();
     }
 
     /// The steward is about to sleep without a tick; false: there is a shard that nobody leads.
@@ -303,6 +306,20 @@ impl<E: Engine> Crew<E> {
             return false;
         }
         true
+    }
+
+    /// Nobody leads a shard any more: the steward is not to sleep on.
+    fn call_steward(&self) {
+        if self.steward_asleep.load(Ordering::SeqCst)
+            && self.steward_asleep.swap(false, Ordering::SeqCst)
+        {
+            self.steward_bell.ring();
+        }
+    }
+
+    /// Whether threads sleep that count on another to turn their shard.
+    pub(crate) fn has_followers(&self) -> bool {
+        self.followers_count.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn steward_wakes(&self) {
@@ -321,14 +338,22 @@ impl<E: Engine> Crew<E> {
         mask: SignalSet,
     ) -> Result<(), Errno> {
         let mut leads_all = true;
+        let now = SystemClock.now();
         for lane in &self.lanes {
-            leads_all &= lane.lead(me.number);
+            if lane.is_served_by_another(me.number, now) {
+                leads_all = false;
+                if lane.resign(me.number) {
+                    self.call_steward();
+                }
+            } else {
+                leads_all &= lane.lead(me.number);
+            }
         }
         if !leads_all {
             self.follow(bell);
             // Someone may have resigned between our look and our name on the list.
             for lane in &self.lanes {
-                if is_absent(lane.leader()) {
+                if is_absent(lane.leader()) && !lane.is_served_by_another(me.number, now) {
                     let _ = lane.lead(me.number);
                 }
             }
@@ -380,10 +405,33 @@ impl<E: Engine> Crew<E> {
     }
 
     fn follow(&self, bell: &Arc<Wake>) {
-        let mut followers = self.followers.lock();
-        followers.push(Arc::clone(bell));
-        self.followers_count
-            .store(followers.len(), Ordering::SeqCst);
+        {
+            let mut followers = self.followers.lock();
+            followers.push(Arc::clone(bell));
+            self.followers_count
+                .store(followers.len(), Ordering::SeqCst);
+        }
+        // Pairs with `steward_dozes`: it sees that somebody depends on it, or we see that it may
+        // not look for a while.
+        if self.steward_dozes.load(Ordering::SeqCst)
+            && self.steward_dozes.swap(false, Ordering::SeqCst)
+        {
+            self.steward_bell.ring();
+        }
+    }
+
+    /// A thread has ended: nobody need count on it.
+    pub(crate) fn thread_ended(&self, number: u32) {
+        self.lanes
+            .iter()
+            .for_each(|lane| lane.forget_server(number));
+    }
+
+    /// The steward will look less often than it would if threads slept that count on others;
+    /// false: there are some.
+    pub(crate) fn steward_dozes(&self, dozes: bool) -> bool {
+        self.steward_dozes.store(dozes, Ordering::SeqCst);
+        !dozes || self.followers_count.load(Ordering::SeqCst) == 0
     }
 
     fn unfollow(&self, bell: &Arc<Wake>) {

@@ -23,6 +23,7 @@ struct Wire {
     turns: u64,
     flushes: u64,
     turner: Option<std::thread::ThreadId>,
+    taker: Option<std::thread::ThreadId>,
     deadline: Option<Instant>,
     fired: u64,
 }
@@ -44,6 +45,11 @@ impl Link {
         sys::eventfd_raise(self.event.fd());
     }
 
+    /// Whether everything sent has been taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wire.0.lock().unwrap().frames.is_empty()
+    }
+
     pub(crate) fn turns(&self) -> u64 {
         self.wire.0.lock().unwrap().turns
     }
@@ -54,6 +60,11 @@ impl Link {
 
     pub(crate) fn fired(&self) -> u64 {
         self.wire.0.lock().unwrap().fired
+    }
+
+    /// Who turned it last when there was a frame.
+    pub(crate) fn taker(&self) -> Option<std::thread::ThreadId> {
+        self.wire.0.lock().unwrap().taker
     }
 
     pub(crate) fn turner(&self) -> Option<std::thread::ThreadId> {
@@ -99,6 +110,9 @@ impl Engine for FakeShard {
             wire.fired += 1;
         }
         let rx_frames = wire.frames.len();
+        if rx_frames > 0 {
+            wire.taker = wire.turner;
+        }
         self.out.extend(wire.frames.drain(..));
         self.link.wire.1.notify_all();
         TurnReport {

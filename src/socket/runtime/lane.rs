@@ -10,8 +10,11 @@ use super::thread::{NOBODY, STEWARD};
 use super::wake::Wake;
 use crate::stack::{Dispatch, Shard, TurnReport, Wakeup};
 use crate::sys::ForkMutex;
-use crate::time::{Clock, Instant, SystemClock};
+use crate::time::{Clock, Duration, Instant, SystemClock};
 use crate::zbuf::ShardCell;
+
+/// A thread that got something to do is at work for no longer than this if it is to be counted on.
+const SERVER_BACK_WITHIN: Duration = Duration::from_micros(200);
 
 /// "Nobody sleeps on the shard's descriptors."
 const AWAKE: u64 = 0;
@@ -34,6 +37,9 @@ pub(crate) struct Lane<E> {
     bell: ForkMutex<Option<Arc<Wake>>>,
     /// When it was last turned.
     turned: AtomicU64,
+    /// The thread that last went away with something to do and is expected back, and when.
+    server: AtomicU32,
+    served: AtomicU64,
 }
 
 impl<E: Engine> Lane<E> {
@@ -51,6 +57,8 @@ impl<E: Engine> Lane<E> {
             asleep_until: AtomicU64::new(AWAKE),
             bell: ForkMutex::new(None),
             turned: AtomicU64::new(0),
+            server: AtomicU32::new(NOBODY),
+            served: AtomicU64::new(0),
         }
     }
 
@@ -241,6 +249,28 @@ impl<E: Engine> Lane<E> {
 
     pub(crate) fn fds(&self) -> &[RawFd] {
         &self.fds
+    }
+
+    /// `number` goes away with something to do and will soon be back.
+    pub(crate) fn note_server(&self, number: u32, now: Instant) {
+        self.server.store(number, Ordering::Relaxed);
+        self.served.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// `number` is not expected back soon.
+    pub(crate) fn forget_server(&self, number: u32) {
+        // A race costs a wake-up too many, or one of the steward's.
+        if self.server.load(Ordering::Relaxed) == number {
+            self.server.store(NOBODY, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether another thread than `number` is at work here: it turns the shard as often as it is
+    /// done with what it got, and whoever slept on the device would be woken by each of its frames.
+    pub(crate) fn is_served_by_another(&self, number: u32, now: Instant) -> bool {
+        let server = self.server.load(Ordering::Relaxed);
+        let served = Instant::from_nanos(self.served.load(Ordering::Relaxed));
+        server != NOBODY && server != number && now.saturating_since(served) < SERVER_BACK_WITHIN
     }
 
     pub(crate) fn turned(&self) -> Instant {

@@ -3,7 +3,7 @@
 //! | state | when | costs |
 //! |---|---|---|
 //! | asleep | a thread of the application leads every shard (it waits or spins) | nothing |
-//! | ticking | the application has been at a shard within `steward_after` | a wake-up per tick (`Pace`) |
+//! | ticking | the application was at a shard within `steward_after` | a wake-up per tick |
 //! | covering | nobody has turned a shard for `steward_after` | what its frames and timers cost |
 //!
 //! Chores (the netlink socket) are watched in every state.
@@ -89,7 +89,8 @@ struct Pace {
 
 impl Pace {
     /// When to look again; `None`: not without being told. `away`: how long ago a shard was left
-    /// that nobody is at, if there is one. `covers`: there is one that was left for too long.
+    /// that nobody is at, if there is one. `covers`: there is one that was left for too long, or
+    /// that threads depend on which sleep.
     fn next(&mut self, after: Duration, away: Option<Duration>, covers: bool) -> Option<Duration> {
         let late = covers || away.is_some_and(|away| away >= after.div(4));
         self.calm = match late {
@@ -152,7 +153,8 @@ impl<E: Engine> Steward<'_, E> {
         let after = self.crew.manner.steward_after;
         // How long ago the shard that has waited longest was turned, if nobody is at it.
         let mut away = None;
-        let mut covers = false;
+        // Others would have to wait as well.
+        let mut covers = self.crew.has_followers();
         for lane in self.crew.lanes() {
             match lane.leader() {
                 STEWARD => {
@@ -171,9 +173,12 @@ impl<E: Engine> Steward<'_, E> {
                 _ => {}
             }
         }
-        self.pace
-            .next(after, away, covers)
-            .map_or(Instant::FAR_FUTURE, |wait| now + wait)
+        match self.pace.next(after, away, covers) {
+            // Somebody has begun to depend on it since.
+            Some(wait) if !self.crew.steward_dozes(wait > after) => now + after,
+            Some(wait) => now + wait,
+            None => Instant::FAR_FUTURE,
+        }
     }
 
     fn turn(&self, lane: &super::lane::Lane<E>, now: Instant) {

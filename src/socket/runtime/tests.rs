@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::block::wait_on;
 use super::crew::{Crew, Manner};
 use super::fake::{self, Dedicated, FakeShard, Hired, SOON, attach, socket};
+use super::lane::Lane;
 use super::thread::with_me;
 use crate::socket::description::{Pin, release};
 use crate::socket::table;
@@ -129,16 +130,20 @@ fn each_of_many_shards_is_watched_by_one_sleeper() {
     let (crew, links) = fake::crew(4, no_spin());
     let pin = socket();
     let _fd = attach(&pin);
-    for link in &links {
-        fake::set_level(pin.id().to_bits(), Ready::empty());
-        std::thread::scope(|scope| {
-            let before = link.turns();
-            let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
-            link.until("a turn", |link| link.turns() > before);
-            link.send(pin.id(), Ready::IN);
-            assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            for _ in &links {
+                assert_eq!(wait_in(&crew, &pin, SOON), Ok(Ready::IN));
+                fake::set_level(pin.id().to_bits(), Ready::empty());
+            }
         });
-    }
+        for link in &links {
+            link.until("a sleeper", |_| crew.lanes().iter().all(Lane::is_slept_on));
+            link.send(pin.id(), Ready::IN);
+            link.until("a turn", |link| link.is_empty());
+        }
+        waiter.join().unwrap();
+    });
 }
 
 #[test]
@@ -247,6 +252,39 @@ fn signals_end_waits_as_the_kernel_has_it() {
 }
 
 #[test]
+fn a_sleeper_leaves_the_shard_to_a_thread_that_works() {
+    const FRAMES: usize = 400;
+    let (crew, links) = fake::crew(1, no_spin());
+    let (works, sleeps) = (socket(), socket());
+    let _fds = [attach(&works), attach(&sleeps)];
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| wait_in(&crew, &sleeps, SOON));
+        links[0].until("a sleeper at the device", |_| crew.lanes()[0].is_slept_on());
+        let worker = scope.spawn(|| {
+            let me = std::thread::current().id();
+            let took = |_: &usize| {
+                links[0].send(works.id(), Ready::IN);
+                // While it works, whoever watches the device has time to wake up.
+                let back = SystemClock.now() + Duration::from_micros(50);
+                while SystemClock.now() < back {
+                    core::hint::spin_loop();
+                }
+                assert_eq!(wait_in(&crew, &works, SOON), Ok(Ready::IN));
+                fake::set_level(works.id().to_bits(), Ready::empty());
+                links[0].taker() == Some(me)
+            };
+            (0..FRAMES).filter(took).count()
+        });
+        let own = worker.join().unwrap();
+        assert!(own > FRAMES / 8, "of its frames it took {own} itself");
+        // And once the worker has gone for good, it is not forgotten.
+        let _steward = Hired::new(&crew);
+        links[0].send(sleeps.id(), Ready::IN);
+        assert_eq!(sleeper.join().unwrap(), Ok(Ready::IN));
+    });
+}
+
+#[test]
 fn sleeping_has_the_callers_mask() {
     let (crew, _links) = fake::crew(1, no_spin());
     let bell = super::wake::Wake::new().unwrap();
@@ -258,7 +296,7 @@ fn sleeping_has_the_callers_mask() {
             Ok(())
         );
         assert!(fds.is_empty());
-        crew.leave(me, soon);
+        crew.leave(me, soon, false);
     });
     let _ = Arc::strong_count(&crew);
 }

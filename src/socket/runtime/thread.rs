@@ -187,6 +187,14 @@ impl Me {
     }
 }
 
+impl Drop for Me {
+    fn drop(&mut self) {
+        if let Some(crew) = super::crew() {
+            crew.thread_ended(self.number);
+        }
+    }
+}
+
 thread_local! {
     static ME: Me = Me::new();
 }

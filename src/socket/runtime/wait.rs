@@ -110,7 +110,7 @@ pub(crate) fn wait<E: Engine, C: Condition>(
         };
         let result = visit.run(condition, patience);
         let now = visit.now;
-        crew.leave(me, now);
+        crew.leave(me, now, matches!(result, Ok(Some(_))));
         // Held signals are let through last: their handlers may call us.
         drop(visit);
         result
