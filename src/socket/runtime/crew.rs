@@ -266,7 +266,8 @@ impl<E: Engine> Crew<E> {
         if let Some(lane) = self.lanes.get(me.home(self.lanes.len())) {
             if me.stays_away() {
                 lane.forget_server(me.number);
-            } else if served {
+            } else if served && self.has_steward.load(Ordering::Relaxed) {
+                // Who else would notice if it did not come back?
                 lane.note_server(me.number, now);
             }
         }

@@ -255,6 +255,7 @@ fn signals_end_waits_as_the_kernel_has_it() {
 fn a_sleeper_leaves_the_shard_to_a_thread_that_works() {
     const FRAMES: usize = 400;
     let (crew, links) = fake::crew(1, no_spin());
+    let _steward = Hired::new(&crew);
     let (works, sleeps) = (socket(), socket());
     let _fds = [attach(&works), attach(&sleeps)];
     std::thread::scope(|scope| {
@@ -278,7 +279,6 @@ fn a_sleeper_leaves_the_shard_to_a_thread_that_works() {
         let own = worker.join().unwrap();
         assert!(own > FRAMES / 8, "of its frames it took {own} itself");
         // And once the worker has gone for good, it is not forgotten.
-        let _steward = Hired::new(&crew);
         links[0].send(sleeps.id(), Ready::IN);
         assert_eq!(sleeper.join().unwrap(), Ok(Ready::IN));
     });
