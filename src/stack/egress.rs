@@ -9,7 +9,7 @@ use super::link::Hop;
 use super::shard::{Mark, Shard, Slot};
 use super::template::Template;
 use crate::control::RouteError;
-use crate::limits::{SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
+use crate::limits::{RX_BURST_FRAMES, SEGMENTS_PER_VISIT, TX_QUEUE_FRAMES};
 use crate::tcp::{SegmentOut, State};
 use crate::time::Instant;
 use crate::zbuf::Slice;
@@ -20,9 +20,10 @@ impl Shard {
     pub(super) fn egress(&mut self, now: Instant) -> usize {
         let mut dirty = core::mem::take(&mut self.dirty);
         if self.slots.len() >= LOOK_AHEAD_ABOVE {
-            dirty
-                .iter()
-                .for_each(|index| self.look_ahead_sending(*index));
+            // No more than the caches hold: of a long list the rest is for another time.
+            for &index in dirty.iter().take(RX_BURST_FRAMES) {
+                self.look_ahead_sending(index);
+            }
         }
         let mut visited = 0;
         for &index in &dirty {

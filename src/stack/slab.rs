@@ -210,14 +210,13 @@ impl<T, A> Slab<T, A> {
     /// Takes the thing out.
     pub(super) fn remove(&mut self, index: u32) -> Option<T> {
         let place = &mut self.entry_mut(index)?.place;
-        let generation = match place {
-            Place::Taken { generation, .. } => generation.wrapping_add(1),
-            Place::Free { .. } => return None,
-        };
-        let was = core::mem::replace(place, Place::Free { generation });
-        self.free.push(index);
-        match was {
-            Place::Taken { value, .. } => Some(value),
+        place.get()?;
+        let generation = place.generation().wrapping_add(1);
+        match core::mem::replace(place, Place::Free { generation }) {
+            Place::Taken { value, .. } => {
+                self.free.push(index);
+                Some(value)
+            }
             Place::Free { .. } => None,
         }
     }

@@ -278,7 +278,7 @@ impl<E: Engine> Crew<E> {
         if !led {
             return;
         }
-        if self.followers_count.load(Ordering::SeqCst) != 0 && me.stays_away() {
+        if self.has_followers() && me.stays_away() {
             let follower = {
                 let mut followers = self.followers.lock();
                 let follower = followers.pop();
@@ -311,16 +311,19 @@ impl<E: Engine> Crew<E> {
 
     /// Nobody leads a shard any more: the steward is not to sleep on.
     fn call_steward(&self) {
-        if self.steward_asleep.load(Ordering::SeqCst)
-            && self.steward_asleep.swap(false, Ordering::SeqCst)
-        {
+        self.ring_steward_if(&self.steward_asleep);
+    }
+
+    /// Rings the steward, once, if it is in this state.
+    fn ring_steward_if(&self, state: &AtomicBool) {
+        if state.load(Ordering::SeqCst) && state.swap(false, Ordering::SeqCst) {
             self.steward_bell.ring();
         }
     }
 
     /// Whether threads sleep that count on another to turn their shard.
     pub(crate) fn has_followers(&self) -> bool {
-        self.followers_count.load(Ordering::Relaxed) != 0
+        self.followers_count.load(Ordering::SeqCst) != 0
     }
 
     pub(crate) fn steward_wakes(&self) {
@@ -414,11 +417,7 @@ impl<E: Engine> Crew<E> {
         }
         // Pairs with `steward_dozes`: it sees that somebody depends on it, or we see that it may
         // not look for a while.
-        if self.steward_dozes.load(Ordering::SeqCst)
-            && self.steward_dozes.swap(false, Ordering::SeqCst)
-        {
-            self.steward_bell.ring();
-        }
+        self.ring_steward_if(&self.steward_dozes);
     }
 
     /// A thread has ended: nobody need count on it.
@@ -432,7 +431,7 @@ impl<E: Engine> Crew<E> {
     /// false: there are some.
     pub(crate) fn steward_dozes(&self, dozes: bool) -> bool {
         self.steward_dozes.store(dozes, Ordering::SeqCst);
-        !dozes || self.followers_count.load(Ordering::SeqCst) == 0
+        !dozes || !self.has_followers()
     }
 
     fn unfollow(&self, bell: &Arc<Wake>) {

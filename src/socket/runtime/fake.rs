@@ -45,11 +45,6 @@ impl Link {
         sys::eventfd_raise(self.event.fd());
     }
 
-    /// Whether everything sent has been taken.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wire.0.lock().unwrap().frames.is_empty()
-    }
-
     pub(crate) fn turns(&self) -> u64 {
         self.wire.0.lock().unwrap().turns
     }

@@ -89,10 +89,10 @@ struct Pace {
 
 impl Pace {
     /// When to look again; `None`: not without being told. `away`: how long ago a shard was left
-    /// that nobody is at, if there is one. `covers`: there is one that was left for too long, or
-    /// that threads depend on which sleep.
-    fn next(&mut self, after: Duration, away: Option<Duration>, covers: bool) -> Option<Duration> {
-        let late = covers || away.is_some_and(|away| away >= after.div(4));
+    /// that nobody is at, if there is one. `urgent`: one was left for too long, or threads that
+    /// sleep depend on another.
+    fn next(&mut self, after: Duration, away: Option<Duration>, urgent: bool) -> Option<Duration> {
+        let late = urgent || away.is_some_and(|away| away >= after.div(4));
         self.calm = match late {
             true => 0,
             false => self.calm.saturating_add(1),
@@ -154,11 +154,11 @@ impl<E: Engine> Steward<'_, E> {
         // How long ago the shard that has waited longest was turned, if nobody is at it.
         let mut away = None;
         // Others would have to wait as well.
-        let mut covers = self.crew.has_followers();
+        let mut urgent = self.crew.has_followers();
         for lane in self.crew.lanes() {
             match lane.leader() {
                 STEWARD => {
-                    covers = true;
+                    urgent = true;
                     self.turn(lane, now);
                 }
                 NOBODY => {
@@ -166,14 +166,14 @@ impl<E: Engine> Steward<'_, E> {
                     if since < after {
                         away = away.max(Some(since));
                     } else if lane.cover() {
-                        covers = true;
+                        urgent = true;
                         self.turn(lane, now);
                     }
                 }
                 _ => {}
             }
         }
-        match self.pace.next(after, away, covers) {
+        match self.pace.next(after, away, urgent) {
             // Somebody has begun to depend on it since.
             Some(wait) if !self.crew.steward_dozes(wait > after) => now + after,
             Some(wait) => now + wait,

@@ -3,7 +3,6 @@ use std::sync::Arc;
 use super::block::wait_on;
 use super::crew::{Crew, Manner};
 use super::fake::{self, Dedicated, FakeShard, Hired, SOON, attach, socket};
-use super::lane::Lane;
 use super::thread::with_me;
 use crate::socket::description::{Pin, release};
 use crate::socket::table;
@@ -130,20 +129,16 @@ fn each_of_many_shards_is_watched_by_one_sleeper() {
     let (crew, links) = fake::crew(4, no_spin());
     let pin = socket();
     let _fd = attach(&pin);
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| {
-            for _ in &links {
-                assert_eq!(wait_in(&crew, &pin, SOON), Ok(Ready::IN));
-                fake::set_level(pin.id().to_bits(), Ready::empty());
-            }
-        });
-        for link in &links {
-            link.until("a sleeper", |_| crew.lanes().iter().all(Lane::is_slept_on));
+    for link in &links {
+        fake::set_level(pin.id().to_bits(), Ready::empty());
+        std::thread::scope(|scope| {
+            let before = link.turns();
+            let waiter = scope.spawn(|| wait_in(&crew, &pin, SOON));
+            link.until("a turn", |link| link.turns() > before);
             link.send(pin.id(), Ready::IN);
-            link.until("a turn", |link| link.is_empty());
-        }
-        waiter.join().unwrap();
-    });
+            assert_eq!(waiter.join().unwrap(), Ok(Ready::IN));
+        });
+    }
 }
 
 #[test]
