@@ -212,7 +212,7 @@ fn by_depth(store: &Store) -> Figure {
 fn cumulative(store: &Store) -> Figure {
     let points = |variant: Variant| {
         let rounds: Vec<Vec<(f64, f64)>> = store
-            .of(TABLE, "size 4096", variant.id())
+            .alike(TABLE, "size 4096", variant.id())
             .filter_map(|record| {
                 let pairs = record.get("cdf")?.as_array()?.iter();
                 pairs

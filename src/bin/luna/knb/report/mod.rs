@@ -71,11 +71,12 @@ fn field_of_file(path: &str, start: &str) -> String {
 }
 
 fn machine(store: &Store) -> String {
-    let rounds = store
-        .all()
-        .iter()
-        .filter_map(|record| record.get("round")?.as_u64())
-        .max();
+    let counts = store.all().iter().filter_map(|record| {
+        let text = |key| record.get(key).and_then(serde_json::Value::as_str);
+        let runs = store.alike(text("table")?, text("cell")?, text("variant")?);
+        (!is(record, "table", "memory")).then(|| runs.count())
+    });
+    let rounds = counts.min().unwrap_or(0);
     let lines = cachelines(store.all().iter());
     let seconds = middle(
         store
@@ -87,10 +88,12 @@ fn machine(store: &Store) -> String {
     format!(
         "- machine: {}, {} cores; server on core 0, client on core 1, one thread each\n\
          - Linux {}, {}, {}, {}, luna {} at commit {}\n\
-         - medians of {} interleaved runs of {} s after 0.2 s of warm-up; every payload byte is \
+         - medians of {} or more interleaved runs of {} s after 0.2 s of warm-up; every payload byte is \
          compared at both ends\n\
-         - a cache line's round trip between the two cores, sampled before each run: {} ns. It \
-         moves with the host; differences under 1.5 × between columns are not resolved\n{}",
+         - a cache line's round trip between the two cores, sampled before and after each run: {} \
+         ns. It moves with the host. Of each cell only runs at the same distance are compared: near \
+         ones (under twice the shortest), which are repeated until there are enough, else far ones. \
+         Differences under 1.5 × between columns are not resolved\n{}",
         field_of_file("/proc/cpuinfo", "model name"),
         std::thread::available_parallelism().map_or(0, usize::from),
         first_line("uname", &["-r"]),
@@ -99,7 +102,7 @@ fn machine(store: &Store) -> String {
         first_line("redis-server", &["--version"]),
         env!("CARGO_PKG_VERSION"),
         first_line("git", &["rev-parse", "--short", "HEAD"]),
-        rounds.map_or(0, |round| round + 1),
+        rounds,
         seconds.unwrap_or(0.0),
         lines,
         interruptions(),
@@ -307,7 +310,7 @@ fn plain(out: &mut String, records: &[&serde_json::Value]) {
     }
 }
 
-const META: [&str; 2] = ["round", "cacheline_ns"];
+const META: [&str; 3] = ["round", "cacheline_ns", "cacheline_after_ns"];
 
 fn is(record: &serde_json::Value, key: &str, value: &str) -> bool {
     record.get(key).is_some_and(|field| field == value)
