@@ -9,7 +9,7 @@ use std::process::{Command, exit};
 const VERSIONS: [&str; 2] = ["22.11", "24"];
 
 /// All that Rust sees of the header, sorted.
-const ITEMS: [&str; 24] = [
+const ITEMS: [&str; 25] = [
     "luna_dpdk_burst_max",
     "luna_dpdk_copy_bytes_max",
     "luna_dpdk_limits",
@@ -18,6 +18,7 @@ const ITEMS: [&str; 24] = [
     "luna_dpdk_piece_checksum_v6",
     "luna_dpdk_piece_copy",
     "luna_dpdk_piece_last",
+    "luna_dpdk_private_bytes_max",
     "luna_dpdk_queue",
     "luna_dpdk_queue_setup",
     "luna_dpdk_rx_scatter",

@@ -20,6 +20,7 @@
 /* For rte_dev_dma_map, which has been there, unchanged, since 2019. */
 #define ALLOW_EXPERIMENTAL_API
 
+#include <rte_bus.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
@@ -57,7 +58,12 @@ struct attached {
 struct luna_dpdk_queue {
 	uint16_t port;
 	uint16_t number;
+	uint16_t tx_descriptors;
 	uint32_t buffer_bytes;
+	/* The device cannot see what follows. */
+	bool private_memory;
+	/* DPDK has been told of it. */
+	bool registered;
 	uint8_t *memory;
 	uint64_t memory_bytes;
 	/* Null if addresses are what devices see. */
@@ -303,6 +309,31 @@ static void mbuf_init(struct rte_mempool *pool, void *opaque, void *object, unsi
 	rte_mbuf_refcnt_set(mbuf, 1);
 }
 
+/* Mbufs with buffers of their own, all of them ready. */
+static int pool_open(struct rte_mempool **to, uint32_t count, const char *name,
+		     struct rte_pktmbuf_pool_private private)
+{
+	struct pool_state *state;
+	struct rte_mempool *pool = rte_mempool_create_empty(name, count,
+		sizeof(struct rte_mbuf) + private.mbuf_priv_size + private.mbuf_data_room_size, 0,
+		sizeof(private), SOCKET_ID_ANY, 0);
+
+	if (pool == NULL)
+		return -rte_errno;
+	*to = pool;
+	if (rte_mempool_set_ops_byname(pool, "luna", NULL) != 0)
+		return -EINVAL;
+	rte_pktmbuf_pool_init(pool, &private);
+	if (rte_mempool_populate_default(pool) < 0)
+		return -ENOMEM;
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	state = pool->pool_data;
+	state->populating = false;
+	while (state->empty.count > 0)
+		push(&state->ready, state->empty.objects[--state->empty.count]);
+	return 0;
+}
+
 /* Bare mbufs for the receiving side. */
 static int rx_pool_open(struct luna_dpdk_queue *queue, uint32_t count, const char *name)
 {
@@ -325,33 +356,27 @@ static int rx_pool_open(struct luna_dpdk_queue *queue, uint32_t count, const cha
 	return 0;
 }
 
-/* Ordinary mbufs, with a little room for headers, for the sending side. */
+/* For the sending side: a little room for headers, or for all that is sent. */
 static int tx_pool_open(struct luna_dpdk_queue *queue, uint32_t count, const char *name)
 {
 	struct rte_pktmbuf_pool_private private = {
 		.mbuf_data_room_size = luna_dpdk_copy_bytes_max,
 		.mbuf_priv_size = RTE_ALIGN(sizeof(struct attached), RTE_MBUF_PRIV_ALIGN),
 	};
-	struct pool_state *state;
-	struct rte_mempool *pool = rte_mempool_create_empty(name, count,
-		sizeof(struct rte_mbuf) + private.mbuf_priv_size + luna_dpdk_copy_bytes_max, 0,
-		sizeof(private), SOCKET_ID_ANY, 0);
 
-	if (pool == NULL)
-		return -rte_errno;
-	queue->tx_pool = pool;
-	if (rte_mempool_set_ops_byname(pool, "luna", NULL) != 0)
-		return -EINVAL;
-	rte_pktmbuf_pool_init(pool, &private);
-	if (rte_mempool_populate_default(pool) < 0)
-		return -ENOMEM;
-	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
-	state = pool->pool_data;
-	state->populating = false;
-	/* They have buffers. */
-	while (state->empty.count > 0)
-		push(&state->ready, state->empty.objects[--state->empty.count]);
-	return 0;
+	if (queue->private_memory)
+		private.mbuf_data_room_size = luna_dpdk_private_bytes_max + RTE_PKTMBUF_HEADROOM;
+	return pool_open(&queue->tx_pool, count, name, private);
+}
+
+/* For the receiving side of a device that cannot see our objects. */
+static int private_rx_pool_open(struct luna_dpdk_queue *queue, uint32_t count, const char *name)
+{
+	struct rte_pktmbuf_pool_private private = {
+		.mbuf_data_room_size = (uint16_t)(queue->buffer_bytes + RTE_PKTMBUF_HEADROOM),
+	};
+
+	return pool_open(&queue->rx_pool, count, name, private);
 }
 
 /* Addresses for devices that see physical memory. */
@@ -372,19 +397,30 @@ static int map_zones(struct luna_dpdk_queue *queue)
 	return 0;
 }
 
-/* Tells DPDK, and a device that reads memory itself, of the pool's memory. */
+/*
+ * Tells DPDK, and a device that reads memory itself, of the pool's memory. Virtual devices have
+ * nothing to map; and a virtio-user port in the same process cannot start once there is memory
+ * without a file.
+ */
 static int register_memory(struct luna_dpdk_queue *queue)
 {
 	struct rte_eth_dev_info info;
-	int error = rte_extmem_register(queue->memory, queue->memory_bytes, queue->zone_iova,
-		queue->zone_iova == NULL ? 0 : (unsigned int)(queue->memory_bytes >> 21), 1U << 21);
+	int error = rte_eth_dev_info_get(queue->port, &info);
 
 	if (error != 0)
+		return error;
+	if (info.device == NULL || strcmp(rte_bus_name(rte_dev_bus(info.device)), "vdev") == 0)
+		return 0;
+	error = map_zones(queue);
+	if (error != 0)
+		return error;
+	error = rte_extmem_register(queue->memory, queue->memory_bytes, queue->zone_iova,
+		queue->zone_iova == NULL ? 0 : (unsigned int)(queue->memory_bytes >> 21), 1U << 21);
+	if (error != 0)
 		return rte_errno == EEXIST ? 0 : -rte_errno;
-	if (rte_eth_dev_info_get(queue->port, &info) == 0 && info.device != NULL)
-		/* Virtual devices have nothing to map, and say so. */
-		rte_dev_dma_map(info.device, queue->memory, iova_of(queue, queue->memory),
-			queue->memory_bytes);
+	queue->registered = true;
+	rte_dev_dma_map(info.device, queue->memory, iova_of(queue, queue->memory),
+		queue->memory_bytes);
 	return 0;
 }
 
@@ -394,7 +430,7 @@ static void queue_free(struct luna_dpdk_queue *queue)
 		rte_mempool_free(queue->rx_pool);
 	if (queue->tx_pool != NULL)
 		rte_mempool_free(queue->tx_pool);
-	if (queue->memory != NULL)
+	if (queue->registered)
 		rte_extmem_unregister(queue->memory, queue->memory_bytes);
 	free(queue->zone_iova);
 	free(queue->done);
@@ -404,14 +440,13 @@ static void queue_free(struct luna_dpdk_queue *queue)
 static int queue_prepare(struct luna_dpdk_queue *queue, const struct luna_dpdk_queue_setup *setup)
 {
 	char name[RTE_MEMPOOL_NAMESIZE];
-	int error = map_zones(queue);
+	int error = register_memory(queue);
 
-	if (error == 0)
-		error = register_memory(queue);
 	if (error != 0)
 		return error;
 	snprintf(name, sizeof(name), "luna_rx_%u_%u", setup->port, setup->queue);
-	error = rx_pool_open(queue, setup->rx_buffers, name);
+	error = queue->private_memory ? private_rx_pool_open(queue, setup->rx_buffers, name)
+				      : rx_pool_open(queue, setup->rx_buffers, name);
 	if (error != 0)
 		return error;
 	snprintf(name, sizeof(name), "luna_tx_%u_%u", setup->port, setup->queue);
@@ -432,7 +467,9 @@ static struct luna_dpdk_queue *queue_open(const struct luna_dpdk_queue_setup *se
 		return NULL;
 	queue->port = setup->port;
 	queue->number = setup->queue;
+	queue->tx_descriptors = setup->tx_descriptors;
 	queue->buffer_bytes = setup->buffer_bytes;
+	queue->private_memory = setup->private_memory != 0;
 	queue->memory = setup->memory;
 	queue->memory_bytes = setup->memory_bytes;
 	*error = queue_prepare(queue, setup);
@@ -444,7 +481,7 @@ static struct luna_dpdk_queue *queue_open(const struct luna_dpdk_queue_setup *se
 
 static int queue_set_up(struct luna_dpdk_queue *queue)
 {
-	uint16_t rx_descriptors = 1024, tx_descriptors = 1024;
+	uint16_t rx_descriptors = 1024, tx_descriptors = queue->tx_descriptors;
 	int error = rte_eth_dev_adjust_nb_rx_tx_desc(queue->port, &rx_descriptors, &tx_descriptors);
 
 	if (error != 0)
@@ -481,7 +518,19 @@ static uint32_t rx_refill(struct luna_dpdk_queue *queue, void *const *buffers, u
 
 static inline bool is_own(const struct luna_dpdk_queue *queue, const struct rte_mbuf *mbuf)
 {
-	return mbuf->pool == queue->rx_pool && RTE_MBUF_DIRECT(mbuf) && rte_mbuf_refcnt_read(mbuf) == 1;
+	return mbuf->pool == queue->rx_pool && !queue->private_memory && RTE_MBUF_DIRECT(mbuf) &&
+	       rte_mbuf_refcnt_read(mbuf) == 1;
+}
+
+/*
+ * The sum is right, or (NONE) has not been computed because the frame has not been on a wire: its
+ * sender is on this machine.
+ */
+static inline bool is_sum_good(const struct rte_mbuf *mbuf)
+{
+	uint64_t sum = mbuf->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+
+	return sum == RTE_MBUF_F_RX_L4_CKSUM_GOOD || sum == RTE_MBUF_F_RX_L4_CKSUM_NONE;
 }
 
 /* One frame's segments; 0: it cannot be delivered and is gone. */
@@ -492,7 +541,7 @@ static uint32_t deliver(struct luna_dpdk_queue *queue, struct rte_mbuf *mbuf,
 	uint32_t flags = 0, count = 0;
 	bool foreign = false;
 
-	if ((mbuf->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD)
+	if (is_sum_good(mbuf))
 		flags = luna_dpdk_segment_checksum_good;
 	for (struct rte_mbuf *part = mbuf; part != NULL; part = part->next)
 		foreign |= !is_own(queue, part);
@@ -567,7 +616,8 @@ static struct rte_mbuf *mbuf_for(struct luna_dpdk_queue *queue, const struct lun
 	if (mbuf == NULL)
 		return NULL;
 	if ((piece->flags & luna_dpdk_piece_copy) != 0) {
-		mbuf->data_off = 0;
+		/* Virtio puts a header of its own in front. */
+		mbuf->data_off = queue->private_memory ? RTE_PKTMBUF_HEADROOM : 0;
 		memcpy(rte_pktmbuf_mtod(mbuf, void *), piece->address, piece->len);
 	} else {
 		struct attached *attached = rte_mbuf_to_priv(mbuf);
@@ -614,6 +664,19 @@ static void note_done(struct luna_dpdk_queue *queue, const struct luna_dpdk_piec
 		queue->done[queue->done_count++] = piece->cookie;
 }
 
+/* How much of a piece that is copied fits behind what was copied before it, and is there now. */
+static uint32_t join(struct rte_mbuf *last, const struct luna_dpdk_piece *piece)
+{
+	uint32_t len;
+
+	if (last == NULL || (piece->flags & luna_dpdk_piece_copy) == 0 || RTE_MBUF_HAS_EXTBUF(last))
+		return 0;
+	len = RTE_MIN(piece->len, (uint32_t)rte_pktmbuf_tailroom(last));
+	memcpy(rte_pktmbuf_mtod_offset(last, void *, last->data_len), piece->address, len);
+	last->data_len += (uint16_t)len;
+	return len;
+}
+
 /* A frame as a chain of mbufs; `*used` pieces of it. Null: there are not enough mbufs. */
 static struct rte_mbuf *chain(struct luna_dpdk_queue *queue, const struct luna_dpdk_piece *pieces,
 			      uint32_t count, uint32_t *used)
@@ -622,8 +685,20 @@ static struct rte_mbuf *chain(struct luna_dpdk_queue *queue, const struct luna_d
 
 	for (*used = 0; *used < count;) {
 		const struct luna_dpdk_piece *piece = &pieces[(*used)++];
-		struct rte_mbuf *mbuf = mbuf_for(queue, piece);
+		uint32_t joined = join(last, piece);
+		struct luna_dpdk_piece rest = *piece;
+		struct rte_mbuf *mbuf;
 
+		rest.address = (const uint8_t *)piece->address + joined;
+		rest.len -= joined;
+		if (joined != 0)
+			first->pkt_len += joined;
+		if (joined != 0 && rest.len == 0) {
+			if ((piece->flags & luna_dpdk_piece_last) != 0)
+				break;
+			continue;
+		}
+		mbuf = mbuf_for(queue, &rest);
 		if (mbuf == NULL) {
 			note_done(queue, piece);
 			rte_pktmbuf_free(first);
@@ -684,7 +759,7 @@ static uint32_t rx_reclaim(struct luna_dpdk_queue *queue, void **buffers, uint32
 	struct pool_state *state = queue->rx_pool->pool_data;
 	uint32_t count = 0;
 
-	while (count < room && state->ready.count > 0) {
+	while (count < room && state->ready.count > 0 && !queue->private_memory) {
 		struct rte_mbuf *mbuf = state->ready.objects[--state->ready.count];
 
 		buffers[count++] = mbuf->buf_addr;

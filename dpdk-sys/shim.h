@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 /* Grows with every change of this header: the two sides must be of one build. */
-#define LUNA_DPDK_TABLE_VERSION 1
+#define LUNA_DPDK_TABLE_VERSION 2
 static const uint32_t luna_dpdk_table_version = LUNA_DPDK_TABLE_VERSION;
 
 /* What a port can do (struct luna_dpdk_limits.features, struct luna_dpdk_setup.features). */
@@ -32,15 +32,20 @@ static const uint32_t luna_dpdk_segment_foreign = UINT32_C(1) << 2;
 
 /* struct luna_dpdk_piece.flags */
 static const uint16_t luna_dpdk_piece_last = 1 << 0;
-/* Copied: its memory is the caller's again after the call. At most luna_dpdk_copy_bytes_max. */
+/*
+ * Copied: its memory is the caller's again after the call. At most luna_dpdk_copy_bytes_max, or
+ * luna_dpdk_private_bytes_max at a queue with private memory. What is copied after something that
+ * was copied joins it if there is room.
+ */
 static const uint16_t luna_dpdk_piece_copy = 1 << 1;
 /* Of a frame's first piece: complete the TCP checksum of this IPv4 (or IPv6) packet. */
 static const uint16_t luna_dpdk_piece_checksum_v4 = 1 << 2;
 static const uint16_t luna_dpdk_piece_checksum_v6 = 1 << 3;
 
 static const uint32_t luna_dpdk_copy_bytes_max = 256;
-/* Most segments of a received frame, and most pieces of one to send. */
-static const uint32_t luna_dpdk_segments_max = 9;
+static const uint32_t luna_dpdk_private_bytes_max = 16384;
+/* Most segments of a received frame: 64 KiB in objects of 2 KiB with their headroom. */
+static const uint32_t luna_dpdk_segments_max = 48;
 /* Most frames of one burst. */
 static const uint32_t luna_dpdk_burst_max = 64;
 
@@ -75,8 +80,14 @@ struct luna_dpdk_queue_setup {
 	/* Buffers that the queue may hold. */
 	uint32_t rx_buffers;
 	uint32_t tx_buffers;
+	uint16_t tx_descriptors;
 	uint16_t port;
 	uint16_t queue;
+	/*
+	 * The device sees DPDK's own memory only (virtio-user, which shares it with its peer): all
+	 * received segments are foreign, and all pieces to send are to be copied.
+	 */
+	uint16_t private_memory;
 };
 
 /* Part of a received frame. */

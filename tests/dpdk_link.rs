@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use luna::device::dpdk::{DpdkConfig, DpdkPort, DpdkQueue};
-use luna::device::{Device, Pieces, RxFrame, TxFrame};
+use luna::device::{Device, FramePart, Pieces, RxFrame, TxFrame};
 use luna::zbuf::{Area, Pool, PoolConfig};
 
 /// DPDK is one per process, and not made for tests that run side by side. Whoever comes first
@@ -282,4 +282,72 @@ fn what_cannot_be_is_one_line_that_says_what_to_do() {
         assert!(error.contains(word) && !error.contains('\n'), "{error}");
         assert!(error.starts_with(&config.devargs), "{error}");
     }
+}
+
+/// Until something has come, or it is plain that nothing will.
+fn await_frames(queue: &mut DpdkQueue, pool: &mut Pool, received: &mut Vec<RxFrame>) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while received.is_empty() && std::time::Instant::now() < until {
+        queue.rx_burst(pool, received, 64);
+    }
+}
+
+#[test]
+fn a_long_segment_crosses_vhost_whole_and_comes_in_parts() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().expect("make a directory");
+    let path = folder.path().join("link.sock");
+    let (mut pool_a, mut pool_b) = (pool(), pool());
+    let devargs = format!("net_vhost5,iface={},tso=1", path.display());
+    let mut host = open(&devargs, 1500, &mut pool_a);
+    let devargs = format!("net_virtio_user5,path={}", path.display());
+    let mut guest = open(&devargs, 1500, &mut pool_b);
+    assert_eq!(host.capabilities().tso_bytes_max, 0, "vhost cannot");
+    assert!(guest.capabilities().tso_bytes_max > 60_000);
+    // Ethernet, IPv4 and TCP headers of a segment of 60,000 bytes, its sum unfinished.
+    let body: Vec<u8> = (0..60_000_u32).map(|i| (i / 7) as u8).collect();
+    let mut header = [0_u8; 54];
+    header[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+    header[16..18].copy_from_slice(&60_040_u16.to_be_bytes());
+    header[22..24].copy_from_slice(&[64, 6]);
+    header[46] = 5 << 4;
+    let mut long = frame(
+        &mut pool_b,
+        &header,
+        &body.chunks(15_000).collect::<Vec<_>>(),
+    );
+    (long.checksum_offload, long.segment_bytes) = (true, 1448);
+    let mut got = Vec::new();
+    // The host's end is up when it has seen to the guest's.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while got.is_empty() && std::time::Instant::now() < until {
+        let mut sending = VecDeque::from([long.clone()]);
+        guest.tx_burst(&mut pool_b, &mut sending);
+        host.rx_burst(&mut pool_a, &mut got, 64);
+    }
+    let end = got.iter().position(|part| part.part == FramePart::Last);
+    let parts = &got[..=end.expect("a last part")];
+    assert_eq!(parts[0].part, FramePart::First);
+    assert!(
+        parts.iter().all(|part| part.checksum_ok),
+        "the memory does not err"
+    );
+    let whole: Vec<u8> = parts.iter().flat_map(bytes).collect();
+    assert_eq!(whole.len(), 54 + body.len());
+    assert_eq!(whole[54..], body);
+    // The other way: a frame of several pieces, copied out of the guest's memory into one.
+    let reply = frame(&mut pool_a, &[7; 54], &[&body[..700], &body[700..1400]]);
+    let mut sending = VecDeque::from([reply]);
+    assert_eq!(host.tx_burst(&mut pool_a, &mut sending), 1);
+    let mut back = Vec::new();
+    await_frames(&mut guest, &mut pool_b, &mut back);
+    assert_eq!(back.len(), 1);
+    assert_eq!(back[0].pieces.len(), 1);
+    assert_eq!(bytes(&back[0]), [&[7; 54], &body[..1400]].concat());
+    drop((got, back, long));
+    guest.close(&mut pool_b);
+    host.close(&mut pool_a);
+    drop((guest, host));
+    assert_eq!(pool_a.objects_in_use(), 0);
+    assert_eq!(pool_b.objects_in_use(), 0);
 }

@@ -9,6 +9,8 @@ pub mod dpdk;
 pub mod fault;
 pub mod memif;
 pub mod pair;
+#[cfg(any(feature = "xdp", feature = "dpdk", test))]
+mod partial;
 pub mod pcap;
 mod segment;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use rustix::process::{Pid, getpid};
 use crate::sys::{ForkMutex, SignalSet, set_signal_mask};
 
 /// What DPDK's threads are called: at first by us, and then by DPDK.
-pub(crate) const THREAD_PREFIXES: [&str; 3] = ["luna-eal", "eal-", "rte_mp"];
+pub(crate) const THREAD_PREFIXES: [&str; 4] = ["luna-eal", "eal-", "rte_mp", "vhost"];
 
 /// In MiB; without hugepages it is all there ever is.
 const MEMORY_WITHOUT_HUGEPAGES: &str = "128";
@@ -174,7 +174,8 @@ fn arguments(pci: Option<&str>) -> Vec<String> {
     }
     // Either way no files that outlive the process, and no socket under /var/run.
     if free_hugepages() >= HUGEPAGES_MIN {
-        arguments.push("--in-memory".into());
+        // One file for all of it, which can be shared with a peer (virtio-user).
+        arguments.extend(["--in-memory", "--single-file-segments"].map(String::from));
     } else {
         log::info!("DPDK runs without hugepages (vm.nr_hugepages reserves some)");
         arguments

@@ -6,6 +6,12 @@
 //! as external buffers, each of which the driver lets go of when it has read it. Frames in
 //! foreign memory (a ring's other end is our own sending side) are copied.
 //!
+//! A device that sees nothing but DPDK's own memory (`net_virtio_user`, which shares that with its
+//! peer) has everything copied into it and out of it.
+//!
+//! Where a port cuts long segments, it gets them; `net_tap`, which would do so in software, does
+//! not. Where a peer's come uncut, as through `net_vhost`, they are handed over in parts.
+//!
 //! Such links are polled: there is nothing to sleep on ([`Device::must_be_polled`]).
 //!
 //! `net_memif` is refused: that of DPDK 22.11 unmaps its rings under the polling thread when its
@@ -23,21 +29,49 @@ use std::sync::Arc;
 use dpdk_sys::{
     luna_dpdk_piece, luna_dpdk_rx_scatter, luna_dpdk_rx_tcp_checksum, luna_dpdk_segment,
     luna_dpdk_segment_checksum_good, luna_dpdk_segment_foreign, luna_dpdk_segment_last,
-    luna_dpdk_setup, luna_dpdk_tx_multi_segment, luna_dpdk_tx_tcp_checksum,
+    luna_dpdk_setup, luna_dpdk_tx_multi_segment, luna_dpdk_tx_tcp_checksum, luna_dpdk_tx_tso,
 };
 
-use super::{Capabilities, Device, DeviceStats, FramePart, OpenError, Pieces, RxFrame, TxFrame};
+use super::partial::Partial;
+use super::{Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, OpenError, RxFrame, TxFrame};
 use crate::wire::Mac;
 use crate::zbuf::{Pool, Slice};
 pub(crate) use driver::{THREAD_PREFIXES, is_in_use};
-use port::{Port, Queue};
+use port::{Buffers, Port, Queue};
 
 const ETHERNET_BYTES: usize = 14;
-/// Objects that a queue may hold: the largest receive ring that is asked for, and as many again
+const TAP: &str = "net_tap";
+const VIRTIO_USER: &str = "net_virtio_user";
+/// What a queue may hold: to receive into, the largest ring that is asked for, and as many again
 /// that are on their way.
-const RX_BUFFERS: u32 = 2048;
-/// Pieces that a port may be reading.
-const TX_BUFFERS: u32 = 4096;
+const BUFFERS: Buffers = Buffers {
+    rx: 2048,
+    tx: 4096,
+    tx_descriptors: 512,
+    private_memory: false,
+};
+/// The same where each of the sending side has 16 KiB of DPDK's memory.
+const PRIVATE_BUFFERS: Buffers = Buffers {
+    tx: 1024,
+    tx_descriptors: 128,
+    private_memory: true,
+    ..BUFFERS
+};
+// Drivers look for what has been read when they are short of descriptors, and a descriptor may
+// stand for all pieces of a frame: those may never be the shorter ones.
+const _: () = assert!(BUFFERS.suffice() && PRIVATE_BUFFERS.suffice());
+
+impl Buffers {
+    const fn suffice(&self) -> bool {
+        let frames = self.tx_descriptors as usize + dpdk_sys::luna_dpdk_burst_max as usize;
+        self.tx as usize >= frames * (1 + FRAME_PIECES_MAX)
+    }
+}
+
+/// The longest TCP segment that a port may be given to cut; the headers must have room, too.
+const TSO_BYTES_MAX: usize = 65_000;
+/// Foreign frames are copied into objects of at most this size.
+const COPY_BYTES_MAX: usize = 16_384;
 /// Objects are given to a queue by this many at a time.
 const REFILL: usize = 32;
 const SEGMENTS_ROOM: usize =
@@ -104,7 +138,11 @@ impl DpdkPort {
             | luna_dpdk_tx_multi_segment
             | luna_dpdk_rx_tcp_checksum
             | luna_dpdk_rx_scatter;
-        let features = limits.features & wanted;
+        let mut features = limits.features & wanted;
+        // A long segment is several pieces.
+        if features & luna_dpdk_tx_multi_segment != 0 && port.driver() != TAP {
+            features |= limits.features & luna_dpdk_tx_tso;
+        }
         port.set_up(&luna_dpdk_setup {
             features,
             mtu,
@@ -126,12 +164,7 @@ impl DpdkPort {
 
     /// The driver's name.
     pub fn driver(&self) -> String {
-        let name = self.port.limits().driver.map(|byte| byte as u8);
-        let end = name
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(name.len());
-        String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
+        self.port.driver()
     }
 
     /// Whether the link is up.
@@ -150,7 +183,12 @@ impl DpdkPort {
             device: self.config.devargs.clone(),
             cause,
         };
-        let queue = Queue::open(&self.port, number, pool, (RX_BUFFERS, TX_BUFFERS));
+        let buffers = if self.driver() == VIRTIO_USER {
+            PRIVATE_BUFFERS
+        } else {
+            BUFFERS
+        };
+        let queue = Queue::open(&self.port, number, pool, &buffers);
         let queue = queue.map_err(failed)?;
         let mut queue = DpdkQueue {
             umem_start: pool.umem().0,
@@ -160,8 +198,10 @@ impl DpdkPort {
             segments: vec![luna_dpdk_segment::default(); SEGMENTS_ROOM].into(),
             pieces: Vec::with_capacity(SEGMENTS_ROOM),
             stats: DeviceStats::default(),
+            partial: Partial::default(),
+            private_memory: buffers.private_memory,
             // In 22.11 it sends a header that is a piece of its own twice.
-            sums_one_piece_only: self.driver() == "net_tap",
+            sums_one_piece_only: self.driver() == TAP,
             starved: false,
         };
         queue.refill(pool);
@@ -198,6 +238,9 @@ pub struct DpdkQueue {
     segments: Box<[luna_dpdk_segment]>,
     pieces: Vec<luna_dpdk_piece>,
     stats: DeviceStats,
+    partial: Partial,
+    /// The device sees DPDK's own memory only.
+    private_memory: bool,
     /// The driver gets the checksum of a frame of several pieces wrong.
     sums_one_piece_only: bool,
     /// The pool had no objects for it.
@@ -240,56 +283,79 @@ impl DpdkQueue {
         }
     }
 
-    /// A received segment as a slice; `None` if its memory is no object of ours, or there is none
-    /// to copy it to.
-    fn slice_of(&mut self, pool: &mut Pool, segment: &luna_dpdk_segment) -> Option<Slice> {
-        let len = segment.len as usize;
-        if segment.flags & luna_dpdk_segment_foreign != 0 {
-            self.stats.bytes_copied += u64::from(segment.len);
-            // SAFETY: a segment of the burst just received, valid until `rx_release`.
-            let bytes = unsafe { core::slice::from_raw_parts(segment.address.cast::<u8>(), len) };
-            return pool.copy_in(bytes);
-        }
+    /// A received segment as a slice; `None` if its memory is no object of ours.
+    fn slice_of(&self, pool: &mut Pool, segment: &luna_dpdk_segment) -> Option<Slice> {
         let offset = segment.address.addr().wrapping_sub(self.umem_start.addr());
         // SAFETY: an object that `refill` gave to the queue, which has handed it back, written.
-        unsafe { pool.slice_from_received(offset as u64, len) }
+        unsafe { pool.slice_from_received(offset as u64, segment.len as usize) }
+    }
+
+    /// Copies the segments of a foreign frame into few objects.
+    fn copy_frame(&mut self, pool: &mut Pool, segments: &[luna_dpdk_segment]) {
+        let mut left: usize = segments.iter().map(|segment| segment.len as usize).sum();
+        let mut object: Option<Slice> = None;
+        for segment in segments {
+            // SAFETY: a segment of the burst just received, valid until `rx_release`.
+            let mut bytes = unsafe {
+                core::slice::from_raw_parts(segment.address.cast::<u8>(), segment.len as usize)
+            };
+            self.stats.bytes_copied += bytes.len() as u64;
+            while !bytes.is_empty() {
+                let room = object.as_ref().map_or(0, |o| COPY_BYTES_MAX - o.len());
+                if room == 0 {
+                    if let Some(full) = object.take() {
+                        self.partial.add(Some(full), COPY_BYTES_MAX);
+                    }
+                    object = pool.alloc(left.min(COPY_BYTES_MAX));
+                    if object.is_none() {
+                        return self.partial.add(None, left);
+                    }
+                    continue;
+                }
+                let (now, later) = bytes.split_at(bytes.len().min(room));
+                if let Some(object) = &mut object {
+                    object.append(now);
+                }
+                left -= now.len();
+                bytes = later;
+            }
+        }
+        if let Some(last) = object {
+            let len = last.len();
+            self.partial.add(Some(last), len);
+        }
     }
 
     /// Turns `count` segments into frames.
     fn deliver(&mut self, pool: &mut Pool, frames: &mut Vec<RxFrame>, count: usize) -> usize {
-        let mut delivered = 0;
-        let mut pieces = Pieces::new();
-        let mut bytes = 0;
-        let mut spoilt = false;
-        for index in 0..count {
-            let Some(segment) = self.segments.get(index).copied() else {
-                break;
+        let segments = core::mem::take(&mut self.segments);
+        let before = frames.len();
+        let is_last = |s: &luna_dpdk_segment| s.flags & luna_dpdk_segment_last != 0;
+        for frame in segments
+            .get(..count)
+            .unwrap_or_default()
+            .split_inclusive(is_last)
+        {
+            let Some(flags) = frame.first().map(|segment| segment.flags) else {
+                continue;
             };
-            match self.slice_of(pool, &segment) {
-                Some(slice) if slice.is_empty() => {}
-                Some(slice) => spoilt |= pieces.try_push(slice).is_err(),
-                None => spoilt = true,
-            }
-            bytes += u64::from(segment.len);
-            if segment.flags & luna_dpdk_segment_last == 0 {
+            let good = flags & luna_dpdk_segment_checksum_good != 0;
+            if flags & luna_dpdk_segment_foreign != 0 {
+                self.copy_frame(pool, frame);
+                frames.extend(self.partial.take(true, good, &mut self.stats));
                 continue;
             }
-            let whole = core::mem::take(&mut pieces);
-            if core::mem::take(&mut spoilt) || whole.is_empty() {
-                self.stats.rx_dropped += 1;
-            } else {
-                self.stats.rx_frames += 1;
-                self.stats.rx_bytes += bytes;
-                delivered += 1;
-                frames.push(RxFrame {
-                    pieces: whole,
-                    checksum_ok: segment.flags & luna_dpdk_segment_checksum_good != 0,
-                    part: FramePart::Whole,
-                });
+            for (index, segment) in frame.iter().enumerate() {
+                let slice = self.slice_of(pool, segment);
+                if segment.len > 0 {
+                    self.partial.add(slice, segment.len as usize);
+                }
+                let ended = index + 1 == frame.len();
+                frames.extend(self.partial.take(ended, good, &mut self.stats));
             }
-            bytes = 0;
         }
-        delivered
+        self.segments = segments;
+        frames.len() - before
     }
 
     /// Takes back what the port has finished reading.
@@ -318,7 +384,11 @@ impl Device for DpdkQueue {
         Capabilities {
             frame_bytes_max: self.frame_bytes_max,
             tx_checksum: self.has(luna_dpdk_tx_tcp_checksum),
-            tso_bytes_max: 0,
+            tso_bytes_max: if self.has(luna_dpdk_tx_tso) {
+                TSO_BYTES_MAX
+            } else {
+                0
+            },
             leaves_at_flush: false,
         }
     }

@@ -74,6 +74,14 @@ impl Port {
         &self.limits
     }
 
+    /// The driver's name.
+    pub(super) fn driver(&self) -> String {
+        let name = self.limits.driver.map(|byte| byte as u8);
+        let end = name.iter().position(|byte| *byte == 0);
+        let name = name.get(..end.unwrap_or(name.len()));
+        String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+    }
+
     pub(super) fn set_up(&self, setup: &luna_dpdk_setup) -> Result<(), String> {
         checked(
             call!(self.table, port_setup(self.number, setup)),
@@ -113,6 +121,16 @@ impl Port {
     }
 }
 
+/// What a queue has to receive into and to send from.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pub(super) rx: u32,
+    pub(super) tx: u32,
+    pub(super) tx_descriptors: u16,
+    /// The device sees DPDK's own memory only.
+    pub(super) private_memory: bool,
+}
+
 /// One queue each way.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -126,17 +144,19 @@ impl Queue {
         port: &Arc<Port>,
         number: u16,
         pool: &Pool,
-        (rx_buffers, tx_buffers): (u32, u32),
+        buffers: &Buffers,
     ) -> Result<Self, String> {
         let (memory, memory_bytes) = pool.umem();
         let setup = luna_dpdk_queue_setup {
             memory: memory.cast(),
             memory_bytes: memory_bytes as u64,
             buffer_bytes: pool.rx_object_bytes() as u32,
-            rx_buffers,
-            tx_buffers,
+            rx_buffers: buffers.rx,
+            tx_buffers: buffers.tx,
+            tx_descriptors: buffers.tx_descriptors,
             port: port.number,
             queue: number,
+            private_memory: buffers.private_memory.into(),
         };
         let mut error = 0;
         let queue = call!(port.table, queue_open(&raw const setup, &raw mut error));

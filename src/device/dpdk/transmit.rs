@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use dpdk_sys::{
     luna_dpdk_burst_max, luna_dpdk_piece, luna_dpdk_piece_checksum_v4, luna_dpdk_piece_checksum_v6,
-    luna_dpdk_piece_copy, luna_dpdk_piece_last, luna_dpdk_tx_multi_segment,
+    luna_dpdk_piece_copy, luna_dpdk_piece_last, luna_dpdk_private_bytes_max,
+    luna_dpdk_tx_multi_segment,
 };
 
 use super::DpdkQueue;
@@ -52,6 +53,9 @@ impl DpdkQueue {
         for frame in frames.drain(..sent) {
             let payload: usize = frame.payload.iter().map(Slice::len).sum();
             self.stats.tx_bytes += (frame.header.len() + payload) as u64;
+            if self.private_memory {
+                self.stats.bytes_copied += payload as u64;
+            }
         }
         self.stats.tx_frames += sent as u64;
         self.pieces = pieces;
@@ -67,6 +71,11 @@ impl DpdkQueue {
         pieces: &mut Vec<luna_dpdk_piece>,
     ) -> bool {
         let first = pieces.len();
+        if self.private_memory {
+            copy_all(frame, pieces);
+            finish(frame, pieces, first);
+            return true;
+        }
         let ours = frame
             .payload
             .iter()
@@ -77,7 +86,7 @@ impl DpdkQueue {
         } else if frame.payload.is_empty() {
             pieces.push(copied(&frame.header));
         } else if ours && gathers {
-            if frame.checksum_offload && self.sums_one_piece_only {
+            if frame.checksum_offload && frame.segment_bytes == 0 && self.sums_one_piece_only {
                 complete_checksum(frame);
             }
             pieces.push(copied(&frame.header));
@@ -95,14 +104,7 @@ impl DpdkQueue {
             }
             pieces.push(self.by_reference(&whole));
         }
-        if let Some(last) = pieces.last_mut() {
-            last.flags |= luna_dpdk_piece_last;
-        }
-        if frame.checksum_offload
-            && let Some(piece) = pieces.get_mut(first)
-        {
-            offload(piece, &frame.header);
-        }
+        finish(frame, pieces, first);
         true
     }
 
@@ -134,10 +136,31 @@ impl DpdkQueue {
     }
 }
 
-fn copied(header: &[u8]) -> luna_dpdk_piece {
+/// Marks a frame's last piece, and its first with what the port is to do.
+fn finish(frame: &TxFrame, pieces: &mut [luna_dpdk_piece], first: usize) {
+    if let Some(last) = pieces.last_mut() {
+        last.flags |= luna_dpdk_piece_last;
+    }
+    if frame.checksum_offload
+        && let Some(piece) = pieces.get_mut(first)
+    {
+        offload(piece, &frame.header);
+        piece.tso_segment = frame.segment_bytes;
+    }
+}
+
+/// All of a frame, to be copied.
+fn copy_all(frame: &TxFrame, pieces: &mut Vec<luna_dpdk_piece>) {
+    pieces.push(copied(&frame.header));
+    let payload = frame.payload.iter().map(Slice::as_bytes);
+    let parts = payload.flat_map(|bytes| bytes.chunks(luna_dpdk_private_bytes_max as usize));
+    pieces.extend(parts.map(copied));
+}
+
+fn copied(bytes: &[u8]) -> luna_dpdk_piece {
     luna_dpdk_piece {
-        address: header.as_ptr().cast(),
-        len: header.len() as u32,
+        address: bytes.as_ptr().cast(),
+        len: bytes.len() as u32,
         flags: luna_dpdk_piece_copy,
         ..luna_dpdk_piece::default()
     }

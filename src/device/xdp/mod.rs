@@ -28,8 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use rustix::net::xdp::XdpDescOptions;
 
 use super::{
-    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, FramePart, Gone, OpenError, Pieces,
-    RxFrame, TxFrame,
+    Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, Gone, OpenError, RxFrame, TxFrame,
 };
 use crate::zbuf::{Pool, Slice};
 use interface::Interface;
@@ -38,6 +37,7 @@ use socket::{Kicked, Socket};
 use transmit::DESCRIPTORS_MAX;
 use umem::{ReceiveBook, TransmitBook};
 
+use super::partial::Partial;
 use super::segment::cut;
 use long::{LongFrames, PAYLOAD_BYTES_MAX, Sent};
 
@@ -132,17 +132,6 @@ pub struct XdpQueue {
     link: Kicked,
     stats: DeviceStats,
     wait_fds: [RawFd; 1],
-}
-
-/// A frame of which not all pieces have arrived yet.
-#[derive(Debug, Default)]
-struct Partial {
-    pieces: Pieces,
-    bytes: u64,
-    /// Its first pieces have been handed over.
-    begun: bool,
-    /// It can't be delivered; its other pieces are dropped as they come.
-    spoilt: bool,
 }
 
 impl XdpQueue {
@@ -286,46 +275,7 @@ impl XdpQueue {
         } else {
             None
         };
-        let partial = &mut self.partial;
-        partial.bytes += len as u64;
-        match slice {
-            Some(slice) if !partial.spoilt => {
-                partial.spoilt = partial.pieces.try_push(slice).is_err();
-            }
-            _ => partial.spoilt = true,
-        }
-    }
-
-    /// What can be handed over now: a whole frame at its end, or a part when the list is full.
-    /// A frame that cannot be delivered is counted at its end.
-    fn take_frame(&mut self, ended: bool) -> Option<RxFrame> {
-        let partial = &mut self.partial;
-        if !ended && (partial.spoilt || !partial.pieces.is_full()) {
-            return None;
-        }
-        let part = match (partial.begun, ended) {
-            (false, true) => FramePart::Whole,
-            (false, false) => FramePart::First,
-            (true, false) => FramePart::Middle,
-            (true, true) => FramePart::Last,
-        };
-        let pieces = std::mem::take(&mut partial.pieces);
-        let delivered = !partial.spoilt && !pieces.is_empty();
-        partial.begun = !ended;
-        if ended {
-            let partial = std::mem::take(partial);
-            if delivered {
-                self.stats.rx_frames += 1;
-                self.stats.rx_bytes += partial.bytes;
-            } else {
-                self.stats.rx_dropped += 1;
-            }
-        }
-        delivered.then_some(RxFrame {
-            pieces,
-            checksum_ok: false,
-            part,
-        })
+        self.partial.add(slice, len);
     }
 
     /// Drops the references of descriptors that the link has finished with.
@@ -428,20 +378,20 @@ impl Device for XdpQueue {
         let mut delivered = 0;
         let mut any = false;
         // Parts of one frame are not torn apart: another queue's might come between them.
-        while delivered < room || self.partial.begun {
+        while delivered < room || self.partial.has_begun() {
             let Some(socket) = &mut self.socket else {
                 break;
             };
             let Some(descriptor) = socket.rx.pop() else {
                 // The kernel shows a frame's descriptors all at once; should one ever lack, the
                 // rest of its frame must not be taken for that of another.
-                self.partial.spoilt |= self.partial.begun;
+                self.partial.break_off();
                 break;
             };
             any = true;
             self.receive_piece(pool, descriptor.addr, descriptor.len as usize);
             let ended = !descriptor.options.contains(XdpDescOptions::XDP_PKT_CONTD);
-            if let Some(frame) = self.take_frame(ended) {
+            if let Some(frame) = self.partial.take(ended, false, &mut self.stats) {
                 frames.push(frame);
                 delivered += 1;
             }
