@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use luna::device::dpdk::{DpdkConfig, DpdkPort, DpdkQueue};
 use luna::device::{Device, FramePart, Pieces, RxFrame, TxFrame};
+use luna::time::{Clock as _, Duration, SystemClock};
 use luna::zbuf::{Area, Pool, PoolConfig};
 
 /// DPDK is one per process, and not made for tests that run side by side. Whoever comes first
@@ -286,8 +287,8 @@ fn what_cannot_be_is_one_line_that_says_what_to_do() {
 
 /// Until something has come, or it is plain that nothing will.
 fn await_frames(queue: &mut DpdkQueue, pool: &mut Pool, received: &mut Vec<RxFrame>) {
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while received.is_empty() && std::time::Instant::now() < until {
+    let until = SystemClock.now() + Duration::from_secs(10);
+    while received.is_empty() && SystemClock.now() < until {
         queue.rx_burst(pool, received, 64);
     }
 }
@@ -319,8 +320,8 @@ fn a_long_segment_crosses_vhost_whole_and_comes_in_parts() {
     (long.checksum_offload, long.segment_bytes) = (true, 1448);
     let mut got = Vec::new();
     // The host's end is up when it has seen to the guest's.
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while got.is_empty() && std::time::Instant::now() < until {
+    let until = SystemClock.now() + Duration::from_secs(10);
+    while got.is_empty() && SystemClock.now() < until {
         let mut sending = VecDeque::from([long.clone()]);
         guest.tx_burst(&mut pool_b, &mut sending);
         host.rx_burst(&mut pool_a, &mut got, 64);

@@ -5,6 +5,7 @@
 //! card's driver cuts. Where the AF_XDP socket copies anyway, that saves the kernel's work for all
 //! frames but one, and our sums over the payload.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -15,8 +16,8 @@ use rustix::net::{
     sockopt,
 };
 
-use crate::device::segment::{TCP_CHECKSUM_AT, tcp_at};
-use crate::device::{FRAME_PIECES_MAX, TxFrame};
+use crate::device::TxFrame;
+use crate::device::segment::{TCP_CHECKSUM_AT, continues, joined, tcp_at};
 
 /// `PACKET_VNET_HDR` (linux/if_packet.h).
 const PACKET_VNET_HDR: libc::c_int = 15;
@@ -35,6 +36,9 @@ const CWR: u8 = 0x80;
 
 /// The longest payload of a frame: with its headers it is the longest IP packet.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 65_000;
+
+/// Most pieces of payload of one call.
+const PIECES_MAX: usize = 64;
 
 /// What came of sending a long frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +97,28 @@ impl LongFrames {
         bound.then_some(Self { fd })
     }
 
-    /// Sends a frame with `segment_bytes`.
-    pub(super) fn send(&self, frame: &TxFrame) -> Sent {
-        let Some(vnet) = vnet_header(frame) else {
+    /// Sends the first frames in one call: what a link costs there is counted in calls, not in
+    /// bytes.
+    pub(super) fn send(&self, frames: &VecDeque<TxFrame>, run: &Run) -> Sent {
+        let (Some(first), Some(last)) = (frames.front(), frames.get(run.frames - 1)) else {
+            return Sent::Done;
+        };
+        let whole;
+        let header: &[u8] = match run.frames {
+            1 => &first.header,
+            _ => {
+                whole = joined(first, last, run.bytes);
+                &whole
+            }
+        };
+        let Some(vnet) = vnet_header(header, run.segment_bytes) else {
             return Sent::Refused;
         };
-        let mut parts: ArrayVec<IoSlice<'_>, { 2 + FRAME_PIECES_MAX }> = ArrayVec::new();
+        let mut parts: ArrayVec<IoSlice<'_>, { 2 + PIECES_MAX }> = ArrayVec::new();
         parts.push(IoSlice::new(&vnet));
-        parts.push(IoSlice::new(&frame.header));
-        parts.extend(frame.payload.iter().map(|p| IoSlice::new(p.as_bytes())));
+        parts.push(IoSlice::new(header));
+        let payload = frames.iter().take(run.frames).flat_map(|f| &f.payload);
+        parts.extend(payload.map(|piece| IoSlice::new(piece.as_bytes())));
         let mut nothing = SendAncillaryBuffer::default();
         match sendmsg(&self.fd, &parts, &mut nothing, SendFlags::DONTWAIT) {
             Ok(_) | Err(Errno::NETDOWN | Errno::NXIO | Errno::NODEV) => Sent::Done,
@@ -115,11 +132,62 @@ impl LongFrames {
     }
 }
 
+/// Frames from the front of the queue that go as one.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) frames: usize,
+    /// Of payload.
+    bytes: usize,
+    /// Of payload, in each segment that the kernel makes of them; 0: it is one frame that goes as
+    /// it is.
+    segment_bytes: u16,
+}
+
+impl Run {
+    /// The first frame, and if `joins` those behind it that continue it.
+    pub(super) fn at_front(frames: &VecDeque<TxFrame>, joins: bool) -> Self {
+        let size = |frame: &TxFrame| frame.payload.iter().map(|p| p.len()).sum::<usize>();
+        // What was one segment may be one still: none is longer than the path allows.
+        let cut = |frame: &TxFrame| match frame.segment_bytes {
+            0 => size(frame) as u16,
+            bytes => bytes,
+        };
+        let first = frames.front();
+        let mut run = Self {
+            frames: 1,
+            bytes: first.map_or(0, size),
+            segment_bytes: first.map_or(0, |frame| frame.segment_bytes),
+        };
+        if !joins {
+            return run;
+        }
+        let mut pieces = first.map_or(0, |frame| frame.payload.len());
+        for (frame, next) in frames.iter().zip(frames.iter().skip(1)) {
+            let bytes = run.bytes + size(next);
+            pieces += next.payload.len();
+            if bytes > PAYLOAD_BYTES_MAX || pieces > PIECES_MAX || !continues(frame, next) {
+                break;
+            }
+            run = Self {
+                frames: run.frames + 1,
+                bytes,
+                segment_bytes: run.segment_bytes.max(cut(frame)).max(cut(next)),
+            };
+        }
+        run
+    }
+
+    /// One frame that needs no cutting.
+    pub(super) fn is_plain(&self) -> bool {
+        self.segment_bytes == 0
+    }
+}
+
 /// Tells the kernel how to cut, and where the checksum goes.
-fn vnet_header(frame: &TxFrame) -> Option<[u8; VNET_BYTES]> {
-    let tcp_at = tcp_at(&frame.header);
-    let is_v4 = frame.header.get(14).is_some_and(|byte| byte >> 4 == 4);
-    let flags = frame.header.get(tcp_at + TCP_FLAGS_AT)?;
+fn vnet_header(header: &[u8], segment_bytes: u16) -> Option<[u8; VNET_BYTES]> {
+    let tcp_at = tcp_at(header);
+    let is_v4 = header.get(14).is_some_and(|byte| byte >> 4 == 4);
+    let flags = header.get(tcp_at + TCP_FLAGS_AT)?;
     let mut gso = if is_v4 { GSO_TCPV4 } else { GSO_TCPV6 };
     if flags & CWR != 0 {
         gso |= GSO_ECN;
@@ -127,8 +195,8 @@ fn vnet_header(frame: &TxFrame) -> Option<[u8; VNET_BYTES]> {
     let mut vnet = [0; VNET_BYTES];
     vnet[0] = NEEDS_CSUM;
     vnet[1] = gso;
-    vnet[2..4].copy_from_slice(&(frame.header.len() as u16).to_ne_bytes());
-    vnet[4..6].copy_from_slice(&frame.segment_bytes.to_ne_bytes());
+    vnet[2..4].copy_from_slice(&(header.len() as u16).to_ne_bytes());
+    vnet[4..6].copy_from_slice(&segment_bytes.to_ne_bytes());
     vnet[6..8].copy_from_slice(&(tcp_at as u16).to_ne_bytes());
     vnet[8..10].copy_from_slice(&(TCP_CHECKSUM_AT as u16).to_ne_bytes());
     Some(vnet)

@@ -39,7 +39,7 @@ use umem::{ReceiveBook, TransmitBook};
 
 use super::partial::Partial;
 use super::segment::cut;
-use long::{LongFrames, PAYLOAD_BYTES_MAX, Sent};
+use long::{LongFrames, PAYLOAD_BYTES_MAX, Run, Sent};
 
 /// The kernel leaves this much in front of each received frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM_BYTES: usize = 256;
@@ -311,42 +311,51 @@ impl XdpQueue {
         self.link = socket.kick_transmit(self.binding.zero_copy, &mut self.stats.doorbells);
     }
 
-    /// Sends a frame that is to be cut, behind all that was posted; false: try again later.
-    fn send_long(&mut self, pool: &mut Pool, frame: &TxFrame) -> bool {
+    /// Sends the first frames, which are to be cut, behind all that was posted. How many; 0: try
+    /// again later.
+    fn send_long(&mut self, pool: &mut Pool, frames: &mut VecDeque<TxFrame>, run: &Run) -> usize {
         if self.unsubmitted || self.link == Kicked::Busy {
             self.kick();
         }
         if self.link == Kicked::Busy {
-            return false;
+            return 0;
         }
         let Some(socket) = &mut self.socket else {
-            return true;
+            return 1;
         };
         if let Some(long) = &socket.long {
             self.stats.doorbells += 1;
-            match long.send(frame) {
+            match long.send(frames, run) {
                 Sent::Done => {
-                    let payload: usize = frame.payload.iter().map(Slice::len).sum();
-                    self.stats.tx_frames += 1;
-                    self.stats.tx_bytes += (frame.header.len() + payload) as u64;
-                    return true;
+                    for frame in frames.iter().take(run.frames) {
+                        let payload: usize = frame.payload.iter().map(Slice::len).sum();
+                        self.stats.tx_frames += 1;
+                        self.stats.tx_bytes += (frame.header.len() + payload) as u64;
+                    }
+                    return run.frames;
                 }
                 Sent::Busy => {
                     self.long_waits = true;
-                    return false;
+                    return 0;
                 }
                 // From now on all are cut here.
                 Sent::Refused => socket.long = None,
             }
         }
+        let Some(frame) = frames.front_mut() else {
+            return 0;
+        };
+        if frame.segment_bytes == 0 {
+            return usize::from(self.post(pool, frame));
+        }
         while let Some((mut part, next)) = cut(frame, self.cut_at) {
             if !self.has_room() || !self.post(pool, &mut part) {
-                return false;
+                return 0;
             }
             self.cut_at = next;
         }
         self.cut_at = 0;
-        true
+        1
     }
 
     /// Whether one more frame can be posted, whatever it consists of.
@@ -417,18 +426,18 @@ impl Device for XdpQueue {
                     break;
                 }
             }
-            let Some(frame) = frames.front_mut() else {
-                break;
+            let joins = self.socket.as_ref().is_some_and(|s| s.long.is_some());
+            let run = Run::at_front(frames, joins);
+            let count = match frames.front_mut() {
+                None => break,
+                Some(frame) if run.is_plain() => usize::from(self.post(pool, frame)),
+                Some(_) => self.send_long(pool, frames, &run),
             };
-            let taken_whole = match frame.segment_bytes {
-                0 => self.post(pool, frame),
-                _ => self.send_long(pool, frame),
-            };
-            if !taken_whole {
+            if count == 0 {
                 break;
             }
-            frames.pop_front();
-            taken += 1;
+            drop(frames.drain(..count));
+            taken += count;
         }
         taken
     }

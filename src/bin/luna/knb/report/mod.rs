@@ -88,12 +88,12 @@ fn machine(store: &Store) -> String {
     format!(
         "- machine: {}, {} cores; server on core 0, client on core 1, one thread each\n\
          - Linux {}, {}, {}, {}, luna {} at commit {}\n\
-         - medians of {} or more interleaved runs of {} s after 0.2 s of warm-up; every payload byte is \
-         compared at both ends\n\
-         - a cache line's round trip between the two cores, sampled before and after each run: {} \
-         ns. It moves with the host. Of each cell only runs at the same distance are compared: near \
-         ones (under twice the shortest), which are repeated until there are enough, else far ones. \
-         Differences under 1.5 × between columns are not resolved\n{}",
+         - medians of {} or more interleaved runs of {} s after 0.2 s of warm-up; every payload \
+         byte is compared at both ends\n\
+         - a cache line's round trip between the two cores, sampled before and after each run: \
+         {} ns. It moves with the host. Of each cell only runs at the same distance are compared: \
+         near ones (under twice the shortest), which are repeated until there are enough, else far \
+         ones. Differences under 1.5 × between columns are not resolved\n{}",
         field_of_file("/proc/cpuinfo", "model name"),
         std::thread::available_parallelism().map_or(0, usize::from),
         first_line("uname", &["-r"]),
