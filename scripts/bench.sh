@@ -38,11 +38,12 @@ suite() {
         --rounds "${BENCH_ROUNDS:-5}" --seconds "${BENCH_SECONDS:-0.6}"
 }
 
-# What scripts/instructions.sh counts, and the cycles of the same rounds: KEY=NUMBER lines.
+# What scripts/instructions.sh and scripts/syscalls.sh count, and the cycles of the same rounds: KEY=NUMBER lines.
 memory() {
     local words
     words=$({
         bash "$ROOT/scripts/instructions.sh" --all
+        bash "$ROOT/scripts/syscalls.sh"
         cargo bench --locked --quiet --bench rpc --features testutil
     } | grep -E '^[a-z_0-9.]+=[0-9.]+$' | tr '\n' ' ')
     # shellcheck disable=SC2086 # one word for each figure

@@ -189,3 +189,89 @@ fn an_exchange_takes_six_frames_two_doorbells_and_no_allocation() {
         assert_eq!(copied, 0, "the wire passes payload by reference");
     }
 }
+
+/// A filter that lets a process do nothing but end.
+fn forbid_system_calls() {
+    // Loads the number of the call; allows one; kills for any other.
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let program = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            libc::SYS_exit_group as u32,
+        ),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        instruction(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_KILL_PROCESS,
+        ),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: flags; and a filter that lives through the call, which copies it.
+    let answers = unsafe {
+        [
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const filter,
+            ),
+        ]
+    };
+    assert_eq!(answers, [0, 0], "the filter is in place");
+}
+
+/// How a child process ends that may call nothing but `exit_group` while it runs `work`, which it
+/// has run before.
+fn run_without_system_calls(mut work: impl FnMut()) -> libc::c_int {
+    // SAFETY: the child only runs `work`, which was tried before and allocates nothing, and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // A new thread's number is asked for once.
+        work();
+        forbid_system_calls();
+        work();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    assert!(child > 0, "fork");
+    let mut status = 0;
+    // SAFETY: a child of ours, and room for its status.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    status
+}
+
+#[test]
+fn an_exchange_makes_no_system_call() {
+    let mut two = Two::connected(PairConfig {
+        by_reference: true,
+        ..PairConfig::default()
+    });
+    for _ in 0..1000 {
+        two.exchange();
+    }
+    let status = run_without_system_calls(|| {
+        for _ in 0..2000 {
+            two.exchange();
+        }
+    });
+    assert_eq!(status, 0, "as waitpid tells it");
+    // The filter is there.
+    let status = run_without_system_calls(|| {
+        // SAFETY: no arguments.
+        let _never = unsafe { libc::getppid() };
+    });
+    assert_eq!(libc::WTERMSIG(status), libc::SIGSYS);
+}

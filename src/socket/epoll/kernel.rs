@@ -1,11 +1,12 @@
 //! The kernel's half of a set, and how often to ask it.
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::os::fd::RawFd;
 
+use super::rhythm::Rhythm;
 use crate::sys::{self, EpollEvent, Errno, OwnFd};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 /// The address of this is the data of the inner descriptor's registration: an address of ours
 /// that no object of the application can have.
@@ -13,14 +14,6 @@ static INNER_MARK: u8 = 0;
 
 /// The data of the eventfd within the inner descriptor; no item has it.
 const EVENT_MARK: u64 = u64::MAX;
-
-/// The kernel is asked at least this often while there is something to ask it…
-const ASK_EVERY: Duration = Duration::from_micros(100);
-
-/// …and at least once in this many rounds with events of ours. It starts at one, doubles each
-/// time that the kernel has nothing, and falls back to one when it has (LUNA §7.2 asks every
-/// round, which costs a small request a tenth of its time).
-const ROUNDS_MAX: u32 = 64;
 
 fn inner_mark() -> u64 {
     core::ptr::from_ref(&INNER_MARK).addr() as u64
@@ -33,10 +26,7 @@ pub(super) struct Kernel {
     /// Registrations there that can have events, as far as we know. The kernel drops those of
     /// closed descriptors without telling, so it may be too many, never too few.
     registered: AtomicU32,
-    /// Ask once in this many rounds.
-    every: AtomicU32,
-    rounds: AtomicU32,
-    asked: AtomicU64,
+    rhythm: Rhythm,
     /// Registrations that are sets of ours: what a turn brings them shows in the kernel only.
     nested: AtomicU32,
     /// Its turn to be first, where there is room for one event only.
@@ -59,9 +49,7 @@ impl Kernel {
         Self {
             fd,
             registered: AtomicU32::new(0),
-            every: AtomicU32::new(1),
-            rounds: AtomicU32::new(0),
-            asked: AtomicU64::new(0),
+            rhythm: Rhythm::default(),
             nested: AtomicU32::new(0),
             first: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
@@ -106,18 +94,12 @@ impl Kernel {
 
     /// Asks at the next round.
     pub(super) fn hurry(&self) {
-        self.every.store(1, Ordering::Relaxed);
+        self.rhythm.hurry();
     }
 
     /// Whether to ask the kernel in this round.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        if !self.is_used() {
-            return false;
-        }
-        let rounds = self.rounds.load(Ordering::Relaxed) + 1;
-        self.rounds.store(rounds, Ordering::Relaxed);
-        let asked = Instant::from_nanos(self.asked.load(Ordering::Relaxed));
-        rounds >= self.every.load(Ordering::Relaxed) || now.saturating_since(asked) >= ASK_EVERY
+        self.is_used() && self.rhythm.is_due(now)
     }
 
     /// How many of `room` events may be ours when the kernel is due: it gets a quarter, and of
@@ -131,17 +113,9 @@ impl Kernel {
 
     /// Asks without waiting.
     pub(super) fn ask(&self, now: Instant, events: &mut [EpollEvent]) -> Result<Found, Errno> {
-        self.rounds.store(0, Ordering::Relaxed);
-        self.asked.store(now.as_nanos(), Ordering::Relaxed);
         let count = sys::epoll_wait(self.fd(), events, Some(0), None)?;
         let found = sift(events, count);
-        let every = self.every.load(Ordering::Relaxed);
-        let every = if count != 0 {
-            1
-        } else {
-            (every * 2).min(ROUNDS_MAX)
-        };
-        self.every.store(every, Ordering::Relaxed);
+        self.rhythm.asked(now, count != 0);
         Ok(found)
     }
 }
@@ -243,24 +217,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asks_less_and_less_while_the_kernel_is_quiet() {
+    fn asks_when_there_may_be_something() {
         let kernel = Kernel::new(OwnFd::epoll().unwrap());
         let now = Instant::from_nanos(1_000_000);
         assert!(!kernel.is_due(now), "nothing is registered");
         kernel.added();
         let mut events = [EpollEvent::default(); 4];
-        let mut gaps = Vec::new();
-        let mut gap = 0;
-        while gaps.len() < 9 {
-            gap += 1;
-            if kernel.is_due(now) {
-                gaps.push(gap);
-                gap = 0;
-                kernel.ask(now, &mut events).unwrap();
-            }
-        }
-        assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
-        assert!(kernel.is_due(now + ASK_EVERY), "time is up");
+        assert!(kernel.is_due(now));
+        kernel.ask(now, &mut events).unwrap();
+        assert!(!kernel.is_due(now), "it has nothing");
         let event = OwnFd::eventfd().unwrap();
         let wanted = EpollEvent {
             events: libc::EPOLLIN as u32,

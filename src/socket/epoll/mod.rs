@@ -18,12 +18,14 @@
 mod change;
 mod kernel;
 mod list;
+mod rhythm;
 mod set;
 #[cfg(test)]
 mod tests;
 mod wait;
 
 pub use change::change;
+pub(super) use rhythm::Rhythm;
 pub use set::{Set, create};
 pub(crate) use set::{bits, level_of};
 pub use wait::wait;

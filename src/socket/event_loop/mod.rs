@@ -25,7 +25,7 @@ use std::sync::Arc;
 use self::table::{Entry, OverFd, Table, What};
 use super::addr::Encoded;
 use super::description::{self, Pin};
-use super::epoll::{self, Set};
+use super::epoll::{self, Rhythm, Set};
 use super::options::Touched;
 use super::runtime::wake::Wake;
 use super::zero_copy::{self, Completion, Piece, Received};
@@ -101,7 +101,8 @@ struct Inner<C: Callbacks> {
     look: RefCell<VecDeque<u64>>,
     running: Cell<bool>,
     wakeups: RefCell<Vec<crate::stack::Wakeup>>,
-    kernel: run::Rhythm,
+    /// How often the kernel is asked while the shard is busy.
+    kernel: Rhythm,
 }
 
 /// A shard that no other loop gets.
@@ -159,7 +160,7 @@ impl<C: Callbacks> Loop<C> {
                 look: RefCell::new(VecDeque::new()),
                 running: Cell::new(false),
                 wakeups: RefCell::new(Vec::new()),
-                kernel: run::Rhythm::default(),
+                kernel: Rhythm::default(),
             }),
             bell: Wake::new()?,
             stop: AtomicBool::new(false),

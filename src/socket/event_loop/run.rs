@@ -1,7 +1,6 @@
 //! Rounds of a loop: the shard, what other threads have posted, timers, the kernel, sleep.
 #![forbid(unsafe_code)]
 
-use core::cell::Cell;
 use core::cmp::Reverse;
 use core::sync::atomic::Ordering;
 
@@ -16,39 +15,6 @@ use crate::time::{Clock, Duration, Instant, SystemClock};
 
 /// Events of the kernel that one round takes.
 const KERNEL_EVENTS: usize = 64;
-/// Rounds without a look at the kernel's descriptors, at most, while they are quiet.
-const KERNEL_ROUNDS_MAX: u32 = 64;
-/// And how long, at most: a busy shard must not starve them.
-const KERNEL_EVERY: Duration = Duration::from_micros(100);
-
-/// How often the kernel is asked while the shard is busy (LUNA §7.2): more often while it has
-/// something, less often while it has not.
-#[derive(Debug, Default)]
-pub(super) struct Rhythm {
-    rounds: Cell<u32>,
-    every: Cell<u32>,
-    asked: Cell<Instant>,
-}
-
-impl Rhythm {
-    fn is_due(&self, now: Instant) -> bool {
-        self.rounds.set(self.rounds.get() + 1);
-        self.rounds.get() >= self.every.get()
-            || now.saturating_since(self.asked.get()) >= KERNEL_EVERY
-    }
-
-    fn asked(&self, now: Instant, found: bool) {
-        self.rounds.set(0);
-        self.asked.set(now);
-        let every = self.every.get();
-        self.every.set(if found {
-            every / 2
-        } else {
-            (every * 2).clamp(1, KERNEL_ROUNDS_MAX)
-        });
-    }
-}
-
 impl<C: Callbacks> Loop<C> {
     /// Runs until [`Loop::stop`].
     ///
@@ -261,7 +227,7 @@ impl<C: Callbacks> Loop<C> {
             revents: 0,
         }];
         let mask = sys::signal_mask();
-        inner.kernel.every.set(0);
+        inner.kernel.hurry();
         // Everything of ours in the set rings this bell.
         inner.set.add_sleeper(&self.bell, true);
         let nothing = !inner.set.has_queued() && !self.has_posts.load(Ordering::Acquire);

@@ -218,7 +218,9 @@ const SECTIONS: [Section; 6] = [
         "In memory",
         "`cargo bench --bench rpc --features testutil` and `scripts/instructions.sh --all`: two \
          shards on a wire in memory, one thread, both applications included; 4 KB each way, or \
-         connect–exchange–close.",
+         connect–exchange–close. No system call is made there (`cargo test --test fast_path`, \
+         under a filter); a server on a real link asks the kernel for events now and then \
+         (`scripts/syscalls.sh`, over memif).",
         &[],
     ),
 ];
@@ -330,7 +332,8 @@ fn number(value: f64) -> String {
         }
         value if value >= 100.0 => format!("{value:.0}"),
         value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
+        value if value >= 0.1 || value == 0.0 => format!("{value:.2}"),
+        value => format!("{value:.4}"),
     }
 }
 
@@ -340,7 +343,18 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        let all = [0.256, 12.34, 456.7, 9999.0, 12_345.6, 2_345_067.0].map(number);
-        assert_eq!(all, ["0.26", "12.3", "457", "9999", "12,345", "2,345,067"]);
+        let all = [0.0063, 0.256, 12.34, 456.7, 9999.0, 12_345.6, 2_345_067.0].map(number);
+        assert_eq!(
+            all,
+            [
+                "0.0063",
+                "0.26",
+                "12.3",
+                "457",
+                "9999",
+                "12,345",
+                "2,345,067"
+            ]
+        );
     }
 }
