@@ -133,6 +133,34 @@ fn redis_serves_over_shared_memory() {
     assert!(server.terminate().success(), "{}", server.report());
 }
 
+#[test]
+fn an_inline_loop_listens_at_the_links_own_address() {
+    let Some(_turn) = turn(&[]) else { return };
+    let link = Link::new(false, 1500);
+    let address = format!("{}:{PORT}", link.address);
+    let knb = |side: &str, device: &str| {
+        let mut command = link.netns.command(env!("CARGO_BIN_EXE_luna"));
+        command.args(["knb", side, "--json", "--stack", "inline", "--dev", device]);
+        command
+    };
+    let mut command = knb("server", &link.server);
+    command.args(["--address", &address]);
+    let mut server = Proc::start(command);
+    wait_until("the server to be ready", || {
+        assert!(server.ended().is_none(), "{}", server.report());
+        server.stdout().contains("ready")
+    });
+    let mut command = knb("client", &link.client);
+    command.args(["--seconds", "0.3", "--warmup", "0.1", "--connections", "3"]);
+    command.arg(&address);
+    let told = Proc::start(command).succeed(PATIENCE);
+    assert!(
+        told.contains("\"requests\":") && !told.contains("\"requests\":0,"),
+        "{told}"
+    );
+    server.kill();
+}
+
 /// Starts a client that exchanges messages for as long as it is let, and waits until it does.
 fn busy_client(link: &Link) -> Proc {
     let mut command = client(&link.netns, &link.calling(), "rpc", (link.address, PORT));

@@ -222,6 +222,7 @@ impl<C: Callbacks> Loop<C> {
             }
             if let Some(pin) = description::pin_fd(fd) {
                 pin.socket.lock().options_touched = Touched::ANY;
+                calls::permit_bind(&pin, address);
             }
             sys::bind(fd, address)?;
             match description::pin_fd(fd) {
