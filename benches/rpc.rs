@@ -127,13 +127,20 @@ fn frames(two: &Two) -> u64 {
     two.ends.iter().map(|e| e.counters().segments_out).sum()
 }
 
+/// Bytes that were copied for the applications, in and out.
+fn copied(two: &Two) -> [u64; 2] {
+    let sum =
+        |of: fn(&luna::stack::Counters) -> u64| two.ends.iter().map(|end| of(end.counters())).sum();
+    [sum(|c| c.bytes_copied_in), sum(|c| c.bytes_copied_out)]
+}
+
 fn copying(name: &str, checksum_offload: bool) {
     let rounds = rounds(200_000);
     let mut rpc = Rpc::new(checksum_offload);
     for _ in 0..2_000 {
         rpc.round();
     }
-    let before = frames(&rpc.two);
+    let before = (frames(&rpc.two), copied(&rpc.two));
     let allocations = ALLOCATIONS.load(Ordering::Relaxed);
     let start = cycles();
     measured_rounds(&mut rpc, rounds);
@@ -142,8 +149,16 @@ fn copying(name: &str, checksum_offload: bool) {
     let sides = rounds as f64 * 2.0;
     println!("{name}.rounds={rounds}");
     println!("{name}.cycles_per_rpc_and_side={:.0}", spent as f64 / sides);
-    let frames = (frames(&rpc.two) - before) as f64 / rounds as f64;
+    let frames = (frames(&rpc.two) - before.0) as f64 / rounds as f64;
     println!("{name}.frames_per_rpc={frames:.3}");
+    let bytes = (2 * MESSAGE * rounds) as f64;
+    for (way, now, before) in [
+        ("in", copied(&rpc.two)[0], before.1[0]),
+        ("out", copied(&rpc.two)[1], before.1[1]),
+    ] {
+        let copies = (now - before) as f64 / bytes;
+        println!("{name}.copies_of_a_byte_{way}={copies:.3}");
+    }
     println!("{name}.allocations={allocations}");
 }
 

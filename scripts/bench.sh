@@ -45,6 +45,7 @@ memory() {
         bash "$ROOT/scripts/instructions.sh" --all
         bash "$ROOT/scripts/syscalls.sh"
         cargo bench --locked --quiet --bench rpc --features testutil
+        cargo bench --locked --quiet --bench connections --features testutil
     } | grep -E '^[a-z_0-9.]+=[0-9.]+$' | tr '\n' ' ')
     # shellcheck disable=SC2086 # one word for each figure
     "$LUNA" knb record --results "$RESULTS" memory rpc memory -- $words

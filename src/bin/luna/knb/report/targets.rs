@@ -221,6 +221,10 @@ impl Maker<'_> {
             let measured = self.store.median("memory", "rpc", "memory", key);
             self.add(format!("in memory: {what}"), bound, measured);
         }
+        let key = "connections.p99_with_10000_over_p99_with_100";
+        let measured = self.store.median("memory", "rpc", "memory", key);
+        let what = "in memory: p99 of 10,000 connections over that of 100 at equal load";
+        self.add(what, AtMost(3.0), measured);
         let key = "memif_inline.syscalls_per_request";
         let measured = self.store.median("memory", "rpc", "memory", key);
         let what = "memif, 4 KB 1×1, inline: system calls per request of a busy server";
