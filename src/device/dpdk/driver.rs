@@ -208,15 +208,16 @@ fn free_hugepages() -> u64 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// The calling thread's properties while DPDK has it; put back when dropped.
-struct Thread {
+/// The calling thread's properties while DPDK has it; put back when dropped. For every call that
+/// may start threads of DPDK's.
+pub(super) struct Thread {
     signals: SignalSet,
     affinity: Option<rustix::thread::CpuSet>,
     name: Option<CString>,
 }
 
 impl Thread {
-    fn lend() -> Self {
+    pub(super) fn lend() -> Self {
         let name = rustix::thread::name().ok();
         // New threads inherit it, and are known by it (`THREAD_PREFIXES`).
         let _ = rustix::thread::set_name(c"luna-eal");

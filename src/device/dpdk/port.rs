@@ -11,7 +11,7 @@ use dpdk_sys::{
     luna_dpdk_setup, luna_dpdk_stats, luna_dpdk_table,
 };
 
-use super::driver::Eal;
+use super::driver::{Eal, Thread};
 use crate::zbuf::Pool;
 
 /// A port that was set up. Stopped and closed with its first queue.
@@ -53,6 +53,7 @@ impl Port {
         let name = devargs.split(',').next().unwrap_or(devargs);
         let c = |text: &str| CString::new(text).map_err(|_| "a zero byte in its name".to_owned());
         let (devargs, name) = (c(devargs)?, c(name)?);
+        let _same_thread_as_before = Thread::lend();
         let number = checked(
             call!(table, port_probe(devargs.as_ptr(), name.as_ptr())),
             "find or make the device (is its name right, and its driver installed?)",
@@ -83,6 +84,7 @@ impl Port {
     }
 
     pub(super) fn set_up(&self, setup: &luna_dpdk_setup) -> Result<(), String> {
+        let _same_thread_as_before = Thread::lend();
         checked(
             call!(self.table, port_setup(self.number, setup)),
             "set it up",
@@ -91,6 +93,7 @@ impl Port {
     }
 
     pub(super) fn start(&self) -> Result<(), String> {
+        let _same_thread_as_before = Thread::lend();
         checked(call!(self.table, port_start(self.number)), "start it").map(drop)
     }
 

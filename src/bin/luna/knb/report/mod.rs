@@ -218,9 +218,9 @@ const SECTIONS: [Section; 6] = [
         "In memory",
         "`cargo bench --bench rpc --bench connections --features testutil` and \
          `scripts/instructions.sh --all`: two shards on a wire in memory, one thread, both \
-         applications included; 4 KB each way, or connect–exchange–close. No system call is made there (`cargo test --test fast_path`, \
-         under a filter); a server on a real link asks the kernel for events now and then \
-         (`scripts/syscalls.sh`, over memif).",
+         applications included; 4 KB each way, or connect–exchange–close. No system call is made \
+         there (`cargo test --test fast_path`, under a filter); a server on a real link asks the \
+         kernel for events now and then (`scripts/syscalls.sh`, over memif).",
         &[],
     ),
 ];
