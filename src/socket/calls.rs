@@ -192,7 +192,7 @@ fn set_stream_option(pin: &Pin, level: i32, name: i32, value: &[u8]) -> Result<(
             shard.configure(now, stream.conn, &config);
         });
         // Taking TCP_CORK away, or setting TCP_NODELAY, may release a segment.
-        runtime::after_write(stream.shard);
+        runtime::after_write(stream.shard, 0);
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ fn linger(pin: &Pin) {
     };
     let now = runtime::now();
     let begun = runtime::with_shard(name.shard, |shard| shard.shutdown_write(now, name.conn));
-    runtime::after_write(name.shard);
+    runtime::after_write(name.shard, 0);
     let deadline = now + Duration::from_secs(u64::from(seconds));
     while begun.is_some() && runtime::now() < deadline {
         let unacknowledged =
@@ -131,5 +131,5 @@ pub(super) fn stream(pin: &Pin) {
         }
         shard.close(now, name.conn, how);
     });
-    runtime::after_write(name.shard);
+    runtime::after_write(name.shard, 0);
 }

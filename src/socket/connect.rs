@@ -293,7 +293,7 @@ fn open(pin: &Pin, remote: SocketAddr, place: &Place) -> Result<(), Errno> {
     if first_time {
         pin.each_watcher(|watcher| watcher.promoted(Kind::Stream));
     }
-    runtime::after_write(shard);
+    runtime::after_write(shard, 0);
     Ok(())
 }
 

@@ -341,7 +341,7 @@ fn close_shards(group: &Group) {
     let now = runtime::now();
     for &(index, id) in &group.ids {
         let _runs = runtime::with_shard(index, |shard| shard.close_listener(now, id));
-        runtime::after_write(index);
+        runtime::after_write(index, 0);
     }
 }
 

@@ -332,7 +332,7 @@ fn send_quietly(pin: &Pin, bufs: &[IoSlice<'_>], flags: i32) -> Result<usize, Er
         Err(error) => return send_failed(pin, error),
     };
     if done > 0 {
-        runtime::after_write(name.shard);
+        runtime::after_write(name.shard, done);
     }
     if done == total && (total > 0 || first.is_ok()) {
         return Ok(done);
@@ -373,7 +373,7 @@ fn send_rest(
         match sent {
             Ok(count) => {
                 done += count;
-                runtime::after_write(name.shard);
+                runtime::after_write(name.shard, count);
                 if total == 0 {
                     break;
                 }
@@ -454,7 +454,7 @@ pub fn shutdown(pin: &Pin, how: i32) -> Result<(), Errno> {
             shard.shutdown_write(now, name.conn);
         }
     })?;
-    runtime::after_write(name.shard);
+    runtime::after_write(name.shard, 0);
     let mut edge = Ready::OUT;
     if how != libc::SHUT_WR {
         edge |= Ready::IN | Ready::RDHUP;

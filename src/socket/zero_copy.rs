@@ -163,7 +163,7 @@ fn send_quietly(pin: &Pin, pieces: &[Piece<'_>], flags: i32) -> Result<usize, Er
             queue_pieces(shard, name.conn, pieces, &mut done, more)
         })?;
         if done.bytes > before {
-            runtime::after_write(name.shard);
+            runtime::after_write(name.shard, done.bytes - before);
         }
         let refused = match outcome {
             Ok(()) => return Ok(done.bytes),

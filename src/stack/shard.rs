@@ -37,6 +37,8 @@ use crate::zbuf::{Pool, Slice};
 const TIMERS_AT_LEAST_EVERY: Duration = Duration::from_millis(5);
 /// A frame of 64 KiB in 2 KiB objects comes in this many parts at most, and is never torn apart.
 const PARTS_MAX: usize = 64 / 2 / FRAME_PIECES_MAX + 3;
+/// So many bytes of answers do not wait for the end of the turn.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// How long to sleep at first, and at most, on a device that wakes nobody.
 const POLL_EVERY_FIRST: Duration = Duration::from_micros(50);
 const POLL_EVERY_MAX: Duration = Duration::from_millis(1);
@@ -251,7 +253,8 @@ impl Shard {
     /// inline one (LUNA §5.1, inline-r2c): what it answers is handed to the device before the
     /// next packet is looked at; the doorbell is rung once. A device where nothing leaves before
     /// that, or where each frame costs a call, is given all the answers then: those on one
-    /// connection may be one long frame.
+    /// connection may be one long frame. But many bytes of answers leave at once everywhere, so
+    /// that the peer can begin with them.
     pub fn turn_with<D: Dispatch>(&mut self, now: Instant, dispatch: &mut D) -> TurnReport {
         if self.inbox.active {
             // The application, being called, turns us.
@@ -272,12 +275,18 @@ impl Shard {
             .rx_burst(&mut self.pool, &mut frames, RX_BURST_FRAMES);
         self.look_ahead(&frames);
         let at_once = !self.capabilities.leaves_at_flush;
+        let mut gone = self.stats.bytes_out;
         for frame in frames.drain(..) {
             // All that answers one packet goes together.
             let ends = matches!(frame.part, FramePart::Whole | FramePart::Last);
             self.ingress(now, frame);
             if D::INLINE {
                 self.run_inline(now, dispatch, ends && at_once);
+                if ends && self.stats.bytes_out - gone >= ANSWER_BYTES_MAX {
+                    gone = self.stats.bytes_out;
+                    self.send_answers(now);
+                    self.device.flush(&mut self.pool);
+                }
             }
         }
         self.rx = frames;

@@ -36,6 +36,8 @@ pub(crate) struct Manner {
     pub(crate) steward_after: Duration,
     /// A thread per shard turns it, and no other does.
     pub(crate) dedicated: bool,
+    /// So many bytes that were written wait for the thread's next wait, and no more.
+    pub(crate) defer_bytes_max: usize,
 }
 
 impl Default for Manner {
@@ -45,6 +47,7 @@ impl Default for Manner {
             busy: false,
             steward_after: Duration::from_millis(1),
             dedicated: false,
+            defer_bytes_max: usize::MAX,
         }
     }
 }

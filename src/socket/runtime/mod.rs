@@ -66,14 +66,14 @@ pub fn wait(pin: &Pin, interest: Ready, deadline: Option<Instant>) -> Result<Rea
     }
 }
 
-/// Something was queued on a shard by a call. In an event loop it is left to the thread's next
+/// Something, of so many bytes, was queued on a shard by a call. In an event loop it is left to the thread's next
 /// wait, which sends what all its events have queued together (LUNA §5.1, batch-r2c); elsewhere
 /// it is sent now.
 #[inline]
-pub fn after_write(shard: usize) {
+pub fn after_write(shard: usize, bytes: usize) {
     let Some(runtime) = RUNTIME.get() else { return };
     with_me(|me| {
-        if me.queued(shard) {
+        if me.queued(shard, bytes, runtime.crew.manner.defer_bytes_max) {
             runtime.crew.flush(me, shard);
         }
     });

@@ -182,6 +182,7 @@ fn manner(config: &Config) -> Manner {
         busy: config.busy,
         steward_after: config.steward_after,
         dedicated: config.mode == Mode::Dedicated,
+        ..Manner::default()
     }
 }
 

@@ -199,12 +199,12 @@ fn deferred_writes_leave_with_the_next_turn_or_flush() {
     let (crew, links) = fake::crew(1, Manner::default());
     with_me(|me| {
         me.set_in_loop(true);
-        assert!(!me.queued(0));
+        assert!(!me.queued(0, 1, 10));
         crew.flush_deferred(me);
         assert_eq!(links[0].flushes(), 1);
         crew.flush_deferred(me);
         assert_eq!(links[0].flushes(), 1, "nothing is left");
-        assert!(!me.queued(0));
+        assert!(!me.queued(0, 1, 10));
         crew.turn(me);
         crew.flush_deferred(me);
         assert_eq!((links[0].flushes(), links[0].turns()), (1, 1));

@@ -38,6 +38,7 @@ pub(crate) struct Me {
     /// Lanes on which it has queued something since its last turn.
     dirty: Cell<u64>,
     deferred: Cell<u32>,
+    deferred_bytes: Cell<usize>,
     /// When its last wait ended; zero: it never waited.
     left: Cell<Instant>,
     /// How long it is away between waits (moving average).
@@ -67,6 +68,7 @@ impl Me {
             in_loop: Cell::new(false),
             dirty: Cell::new(0),
             deferred: Cell::new(0),
+            deferred_bytes: Cell::new(0),
             left: Cell::new(Instant::ZERO),
             away: Cell::new(Duration::ZERO),
             misses: Cell::new(0),
@@ -98,19 +100,23 @@ impl Me {
         self.number as usize % lanes.max(1)
     }
 
-    /// Something was queued on a lane. True: send it now.
-    pub(crate) fn queued(&self, lane: usize) -> bool {
+    /// Something, of so many bytes, was queued on a lane, where `bytes_max` may wait. True: send it
+    /// now.
+    pub(crate) fn queued(&self, lane: usize, bytes: usize, bytes_max: usize) -> bool {
         if !self.in_loop.get() || lane >= DIRTY_LANES_MAX {
             return true;
         }
         self.dirty.set(self.dirty.get() | 1 << lane);
         let deferred = self.deferred.get() + 1;
-        self.deferred.set(if deferred == DEFERRED_WRITES_MAX {
-            0
-        } else {
-            deferred
-        });
-        deferred == DEFERRED_WRITES_MAX
+        let deferred_bytes = self.deferred_bytes.get() + bytes;
+        if deferred >= DEFERRED_WRITES_MAX || deferred_bytes >= bytes_max {
+            self.deferred.set(0);
+            self.deferred_bytes.set(0);
+            return true;
+        }
+        self.deferred.set(deferred);
+        self.deferred_bytes.set(deferred_bytes);
+        false
     }
 
     /// Whether it has queued something that is not sent.
@@ -131,6 +137,7 @@ impl Me {
     /// It turns the shards.
     pub(crate) fn turns(&self) {
         self.deferred.set(0);
+        self.deferred_bytes.set(0);
         self.misses.set(0);
     }
 
@@ -212,15 +219,20 @@ mod tests {
     #[test]
     fn writes_wait_only_inside_an_event_loop() {
         let me = Me::new();
-        assert!(me.queued(0), "a blocking program sends at once");
+        const MOST: usize = 10_000;
+        assert!(me.queued(0, 1, MOST), "a blocking program sends at once");
         me.set_in_loop(true);
         for _ in 1..DEFERRED_WRITES_MAX {
-            assert!(!me.queued(3));
+            assert!(!me.queued(3, 100, MOST));
         }
-        assert!(me.queued(3), "a long batch is cut");
+        assert!(me.queued(3, 100, MOST), "a long batch is cut");
+        for _ in 0..2 {
+            assert!(!me.queued(3, MOST - 1, MOST));
+            assert!(me.queued(3, 1, MOST), "and one of many bytes");
+        }
         assert!(me.take_dirty(3));
         assert!(!me.take_dirty(3));
-        assert!(me.queued(64), "too many lanes to note");
+        assert!(me.queued(64, 1, MOST), "too many lanes to note");
     }
 
     #[test]

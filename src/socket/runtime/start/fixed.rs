@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::super::Runtime;
-use super::super::crew::Crew;
+use super::super::crew::{Crew, Manner};
 use super::super::lane::Lane;
 use super::super::place::{Leases, Place, Steer};
 use super::super::steward::Chores;
@@ -178,6 +178,11 @@ impl Site {
     }
 }
 
+/// On a link where frames leave as they are handed over, a thread that writes much overlaps with the
+/// peer: else either end waits while the other copies. (Over AF_XDP on a veth the sender's thread
+/// does the receiver's work too, each hand-over costs a call, and there is nothing to overlap.)
+const DEFER_BYTES_MAX: usize = 64 << 10;
+
 fn bring_up(config: &Config, site: &Site, lanes: Vec<Lane<Shard>>) -> Result<(), String> {
     let name = &site.name;
     // With several shards a reply may arrive at any of them.
@@ -187,7 +192,11 @@ fn bring_up(config: &Config, site: &Site, lanes: Vec<Lane<Shard>>) -> Result<(),
         let lease = Lease::acquire(&short(name), &config.client_ports, 1);
         Some(lease.map_err(|error| error.to_string())?)
     };
-    let crew = Crew::new(lanes, manner(config)).map_err(|errno| format!("{name}: {errno}"))?;
+    let manner = Manner {
+        defer_bytes_max: DEFER_BYTES_MAX,
+        ..manner(config)
+    };
+    let crew = Crew::new(lanes, manner).map_err(|errno| format!("{name}: {errno}"))?;
     let place = Place::new(
         Arc::clone(&site.control),
         IFINDEX,
