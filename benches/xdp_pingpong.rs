@@ -118,6 +118,7 @@ mod bench {
                     payload,
                     checksum_offload: false,
                     segment_bytes: 0,
+                    alone: false,
                 });
             }
         }

@@ -47,6 +47,9 @@ struct pool_state {
 	struct stack empty;
 	/* Objects that come are new, and have no buffer. */
 	bool populating;
+	/* Where the buffers of bare mbufs are; null in other pools. */
+	const uint8_t *memory;
+	uint64_t memory_bytes;
 };
 
 struct attached {
@@ -118,10 +121,17 @@ static void pool_free(struct rte_mempool *pool)
 static int pool_enqueue(struct rte_mempool *pool, void *const *objects, unsigned int count)
 {
 	struct pool_state *state = pool->pool_data;
-	struct stack *to = state->populating ? &state->empty : &state->ready;
 
-	for (unsigned int i = 0; i < count; i++)
-		push(to, objects[i]);
+	for (unsigned int i = 0; i < count; i++) {
+		struct rte_mbuf *mbuf = objects[i];
+		bool has_buffer = !state->populating;
+
+		/* A driver that put a buffer of its own there has lost ours. */
+		if (has_buffer && state->memory != NULL)
+			has_buffer = (uint64_t)((const uint8_t *)mbuf->buf_addr - state->memory) <
+				     state->memory_bytes;
+		push(has_buffer ? &state->ready : &state->empty, mbuf);
+	}
 	return 0;
 }
 
@@ -353,6 +363,8 @@ static int rx_pool_open(struct luna_dpdk_queue *queue, uint32_t count, const cha
 	rte_mempool_obj_iter(pool, mbuf_init, queue);
 	state = pool->pool_data;
 	state->populating = false;
+	state->memory = queue->memory;
+	state->memory_bytes = queue->memory_bytes;
 	return 0;
 }
 
@@ -737,6 +749,9 @@ static uint32_t tx_burst(struct luna_dpdk_queue *queue, const struct luna_dpdk_p
 	/* Drivers that want pseudo-headers otherwise than we leave them see to it here. */
 	ready = rte_eth_tx_prepare(queue->port, queue->number, mbufs, frames);
 	sent = rte_eth_tx_burst(queue->port, queue->number, mbufs, ready);
+	/* A frame that the driver will never take would stop all behind it: it is lost. */
+	if (sent == ready && ready < frames)
+		rte_pktmbuf_free(mbufs[sent++]);
 	if (sent < frames)
 		rte_pktmbuf_free_bulk(mbufs + sent, frames - sent);
 	/* What never became an mbuf is complete too. */

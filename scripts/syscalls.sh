@@ -21,17 +21,20 @@ cleanup() {
 trap cleanup EXIT
 
 need_root bench
-[ -d $TRACEFS/instances ] || mount -t tracefs tracefs $TRACEFS || die "this kernel has no tracer"
+[ -d $TRACEFS/instances ] || mount -t tracefs tracefs $TRACEFS 2>/dev/null || {
+    say "system calls are not counted: this kernel has no tracer for us"
+    exit 0
+}
 mkdir "$TRACER"
 
 # count STACK: calls for each request
 count() {
     local stack=$1 dev=memif:$WORK/s.sock client calls rps
-    taskset -c 0 "$LUNA" knb server --json --stack "$stack" --address 0.0.0.0:7000 \
+    taskset -c "$SERVER_CORE" "$LUNA" knb server --json --stack "$stack" --address 0.0.0.0:7000 \
         --dev "$dev,role=server,ip=10.78.0.1/24" >"$WORK/server" &
     SERVER=$!
     wait_for 20 "the server" grep -q ready "$WORK/server"
-    taskset -c 1 "$LUNA" knb client --json --stack "$stack" --dev "$dev,role=client,ip=10.78.0.2/24" \
+    taskset -c "$CLIENT_CORE" "$LUNA" knb client --json --stack "$stack" --dev "$dev,role=client,ip=10.78.0.2/24" \
         --size 4096 --seconds 4 10.78.0.1:7000 >"$WORK/client" &
     client=$!
     # In the middle of it: counted for two seconds of four.
@@ -51,7 +54,7 @@ count() {
     echo "memif_$stack.syscalls_per_request=$(awk "BEGIN { printf \"%.4f\", $calls / ($rps * 2) }")"
 }
 
-# The server's thread has used a fifth of a second since it began to serve.
+# The server has used 0.4 s of its core.
 is_busy() {
     local now
     now=$(awk '{ print $14 + $15 }' "/proc/$SERVER/stat")

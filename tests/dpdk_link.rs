@@ -85,6 +85,7 @@ fn frame(pool: &mut Pool, header: &[u8], payload: &[&[u8]]) -> TxFrame {
         payload: Pieces::new(),
         checksum_offload: false,
         segment_bytes: 0,
+        alone: false,
     };
     for piece in payload {
         frame.payload.push(pool.copy_in(piece).expect("memory"));
@@ -287,6 +288,10 @@ fn what_cannot_be_is_one_line_that_says_what_to_do() {
             config("net_memif0,role=server", 1500, 1),
             "use memif:SOCKET",
         ),
+        (
+            config("net_vhost8,iface=/nowhere,ext-buffer=1", 1500, 1),
+            "ext-buffer=1 is not",
+        ),
     ] {
         let error = DpdkPort::open(&config).expect_err(word).to_string();
         assert!(error.contains(word) && !error.contains('\n'), "{error}");
@@ -305,6 +310,15 @@ fn await_frames(queue: &mut DpdkQueue, pool: &mut Pool, received: &mut Vec<RxFra
 #[test]
 fn a_long_segment_crosses_vhost_whole_and_comes_in_parts() {
     let _turn = turn();
+    let huge = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    let free = std::fs::read_to_string(huge).unwrap_or_default();
+    if free.trim().parse().unwrap_or(0) >= 32 {
+        // Between two processes they are no hindrance: tests/e2e_vhost.rs.
+        println!(
+            "skipped: on hugepages DPDK's two ends of vhost wait for each other in one process"
+        );
+        return;
+    }
     let folder = tempfile::tempdir().expect("make a directory");
     let path = folder.path().join("link.sock");
     let (mut pool_a, mut pool_b) = (pool(), pool());

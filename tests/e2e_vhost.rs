@@ -29,7 +29,7 @@ struct Link {
     server: String,
     client: String,
     address: IpAddr,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Link {
@@ -46,13 +46,11 @@ impl Link {
             server: end(format!("net_vhost0,iface={path},tso={tso}"), 1),
             client: end(format!("net_virtio_user0,path={path}"), 2),
             address: format!("{network}1").parse().expect("an address"),
-            folder,
+            _folder: folder,
         }
     }
 
     fn serving(&self, port: u16) -> Stack {
-        // A server that was killed has left its socket, and DPDK does not take it over.
-        let _none = std::fs::remove_file(self.folder.path().join("link.sock"));
         Stack::Luna(Run::listen(&self.server, port))
     }
 

@@ -59,6 +59,7 @@ fn frame(pool: &mut Pool, number: usize) -> TxFrame {
         payload: Pieces::new(),
         checksum_offload: false,
         segment_bytes: 0,
+        alone: false,
     };
     let body: Vec<u8> = (0..46 + number % 1400)
         .map(|i| (i + number) as u8)

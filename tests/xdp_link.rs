@@ -99,6 +99,7 @@ impl End {
             payload: pieces,
             checksum_offload: false,
             segment_bytes: 0,
+            alone: false,
         });
     }
 
@@ -136,6 +137,7 @@ impl End {
                 payload,
                 checksum_offload: false,
                 segment_bytes: 0,
+                alone: false,
             });
         }
     }
@@ -412,6 +414,7 @@ fn the_program_redirects_exactly_what_is_ours() {
                     payload,
                     checksum_offload: false,
                     segment_bytes: 0,
+                    alone: false,
                 });
                 end.turn();
                 let mut after = before;

@@ -74,6 +74,7 @@ fn queue(link: &mut Link, ends: &Ends, options: &Options) {
             payload,
             checksum_offload: false,
             segment_bytes: 0,
+            alone: false,
         });
     }
 }

@@ -91,6 +91,7 @@ impl phy::TxToken for Tx<'_> {
             payload,
             checksum_offload,
             segment_bytes: 0,
+            alone: false,
         });
         result
     }

@@ -659,6 +659,7 @@ mod tests {
                     payload: [payload.clone()].into_iter().collect(),
                     checksum_offload: false,
                     segment_bytes: 0,
+                    alone: false,
                 };
                 link.from
                     .tx_burst(&mut link.pool, &mut VecDeque::from([frame]));

@@ -74,6 +74,8 @@ pub struct TxFrame {
     /// Payload bytes of each segment that the device is to cut this one into (TSO); 0 = it goes
     /// as it is. Never set for a device whose `tso_bytes_max` is 0.
     pub segment_bytes: u16,
+    /// It may not be joined to others (it tries whether the path takes segments of its length).
+    pub alone: bool,
 }
 
 /// What a device can do; asked once, when a shard starts.

@@ -510,6 +510,7 @@ mod tests {
             payload: [payload.clone()].into_iter().collect(),
             checksum_offload: false,
             segment_bytes: 0,
+            alone: false,
         };
         let mut got = Vec::new();
         left.tx_burst(&mut pool, &mut VecDeque::from([frame]));
@@ -555,6 +556,7 @@ mod tests {
                         .collect(),
                     checksum_offload: false,
                     segment_bytes: 0,
+                    alone: false,
                 })
                 .into();
             assert_eq!(from.tx_burst(&mut ours, &mut frames), 3);

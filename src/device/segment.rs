@@ -60,6 +60,7 @@ pub(super) fn cut(frame: &TxFrame, from: usize) -> Option<(TxFrame, usize)> {
         payload: range(&frame.payload, from, to),
         checksum_offload: true,
         segment_bytes: 0,
+        alone: false,
     };
     let at = tcp_at(&part.header);
     let tcp_len = part.header.len().saturating_sub(at) + (to - from);
@@ -96,6 +97,8 @@ pub(super) fn continues(frame: &TxFrame, next: &TxFrame) -> bool {
     };
     let sizes = [frame.segment_bytes, next.segment_bytes];
     goes_on
+        && !frame.alone
+        && !next.alone
         && (sizes.contains(&0) || frame.segment_bytes == next.segment_bytes)
         && len > 0
         && next.payload.iter().any(|piece| !piece.is_empty())
@@ -278,5 +281,8 @@ mod tests {
             !continues(&next, &segment(1350, ACK, &[], 0)),
             "it is no data"
         );
+        let mut probe = next.clone();
+        probe.alone = true;
+        assert!(!continues(&first, &probe), "others would be cut as it is");
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn tx_frame(pool: &mut Pool, header: &[u8], parts: &[&[u8]]) -> TxFra
             .collect(),
         checksum_offload: false,
         segment_bytes: 0,
+        alone: false,
     }
 }
 

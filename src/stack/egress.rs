@@ -105,7 +105,8 @@ impl Shard {
                     let offload = self.capabilities.tx_checksum;
                     let cut = segment.segment_bytes;
                     let (header, payload) = (&segment.header, segment.payload);
-                    let frame = template.frame(header, payload, segment.ecn, offload, cut);
+                    let mut frame = template.frame(header, payload, segment.ecn, offload, cut);
+                    frame.alone = segment.alone;
                     self.tx.push_back(frame);
                     continue;
                 }

@@ -339,6 +339,7 @@ impl Link {
                 payload: Pieces::new(),
                 checksum_offload: false,
                 segment_bytes: 0,
+                alone: false,
             });
         }
     }

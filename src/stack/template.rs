@@ -107,6 +107,7 @@ impl Template {
             payload,
             checksum_offload: offload,
             segment_bytes,
+            alone: false,
         };
         let mut head = self.head;
         let ecn = ecn as u8;

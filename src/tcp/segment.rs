@@ -46,6 +46,8 @@ pub struct SegmentOut<P> {
     /// The link is to cut it into segments of so many bytes of data each
     /// ([`Config::tso_bytes_max`](super::Config::tso_bytes_max)); 0 = it is one segment.
     pub segment_bytes: u16,
+    /// It is longer than what the path is known to take, to find out: no other may go the same way.
+    pub alone: bool,
     /// What to write into the IP header's congestion bits.
     pub ecn: Ecn,
     /// Whether any of its sequence space has been sent before.
@@ -60,6 +62,7 @@ impl<P> SegmentOut<P> {
             payload: Pieces::new(),
             payload_len: 0,
             segment_bytes: 0,
+            alone: false,
             ecn: Ecn::NotEct,
             retransmission: false,
         }

@@ -194,6 +194,7 @@ impl Host {
             payload,
             checksum_offload: false,
             segment_bytes: 0,
+            alone: false,
         }]);
         let taken = self.peer.tx_burst(pool, &mut frames);
         assert_eq!(taken, 1, "the wire is full");

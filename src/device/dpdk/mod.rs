@@ -98,6 +98,36 @@ pub struct DpdkPort {
     features: u64,
 }
 
+/// The value of an option in devargs.
+fn option<'a>(devargs: &'a str, name: &str) -> Option<&'a str> {
+    let pairs = devargs.split(',').filter_map(|item| item.split_once('='));
+    pairs
+        .into_iter()
+        .find(|pair| pair.0 == name)
+        .map(|pair| pair.1)
+}
+
+/// A `net_vhost` server that was killed leaves its socket, and DPDK would not start over it. One
+/// that nobody listens on is removed.
+fn remove_stale_socket(devargs: &str) {
+    let Some(path) = option(devargs, "iface").filter(|_| option(devargs, "client") != Some("1"))
+    else {
+        return;
+    };
+    let is_socket = std::fs::symlink_metadata(path)
+        .is_ok_and(|data| std::os::unix::fs::FileTypeExt::is_socket(&data.file_type()));
+    let refused = || {
+        let answer = std::os::unix::net::UnixStream::connect(path);
+        answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    if is_socket
+        && refused()
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        log::warn!("{path}: cannot remove the socket that nobody listens on: {error}");
+    }
+}
+
 impl DpdkPort {
     /// Starts DPDK if this is the process's first such port, and sets the port up.
     ///
@@ -115,6 +145,15 @@ impl DpdkPort {
                  memif:SOCKET,role=server|client,ip=ADDR/LEN, which is the same link"
                     .into(),
             ));
+        }
+        if config.devargs.starts_with("net_vhost") {
+            if option(&config.devargs, "ext-buffer") == Some("1") {
+                return Err(failed(
+                    "ext-buffer=1 is not supported: frames are received into luna's own memory"
+                        .into(),
+                ));
+            }
+            remove_stale_socket(&config.devargs);
         }
         let pci = config.is_pci.then_some(config.devargs.as_str());
         let port = Port::probe(&config.devargs, pci).map_err(failed)?;

@@ -45,6 +45,7 @@ fn frame(pool: &mut Pool, header: &[u8], payload: &[&[u8]]) -> TxFrame {
         payload: Pieces::new(),
         checksum_offload: false,
         segment_bytes: 0,
+        alone: false,
     };
     for piece in payload {
         frame.payload.push(pool.copy_in(piece).unwrap());

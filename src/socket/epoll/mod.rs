@@ -25,7 +25,7 @@ mod tests;
 mod wait;
 
 pub use change::change;
-pub(super) use rhythm::Rhythm;
+pub(super) use rhythm::{IDLE_AFTER, IDLE_GAP, Rhythm};
 pub use set::{Set, create};
 pub(crate) use set::{bits, level_of};
 pub use wait::wait;

@@ -11,10 +11,14 @@ const GAP_MIN: Duration = Duration::from_micros(2);
 /// of a shard that is busy with 200,000.
 const GAP_MAX: Duration = Duration::from_micros(500);
 
+/// Without other work for so long, a thread that turns for ever asks this often at least.
+pub(crate) const IDLE_AFTER: Duration = Duration::from_micros(20);
+pub(crate) const IDLE_GAP: Duration = Duration::from_micros(10);
+
 /// When to ask the kernel next. LUNA §7.2 asks it every round, which costs a small request a
 /// tenth of its time. Here what has been silent is asked less and less often, so that an event
 /// waits no longer than the silence before it lasted, and 500 µs at most; after an event the next
-/// round asks again.
+/// round asks again. (A round may last longer than that.)
 #[derive(Debug, Default)]
 pub(crate) struct Rhythm {
     /// In nanoseconds.
@@ -28,6 +32,16 @@ impl Rhythm {
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         let since = now.as_nanos() - self.asked.load(Ordering::Relaxed).min(now.as_nanos());
         since >= self.gap.load(Ordering::Relaxed)
+    }
+
+    /// The same in a round that had nothing else to do, since `idle_since`: soon there is nothing
+    /// to be saved by not asking.
+    #[inline]
+    pub(crate) fn is_due_when_idle(&self, now: Instant, idle_since: Instant) -> bool {
+        let asked = Instant::from_nanos(self.asked.load(Ordering::Relaxed));
+        self.is_due(now)
+            || now.saturating_since(idle_since) >= IDLE_AFTER
+                && now.saturating_since(asked) >= IDLE_GAP
     }
 
     /// The kernel was asked, and had something or not.
@@ -73,5 +87,13 @@ mod tests {
         assert!(!rhythm.is_due(now));
         rhythm.hurry();
         assert!(rhythm.is_due(now));
+        (0..20).for_each(|_| rhythm.asked(now, false));
+        let later = now + Duration::from_micros(30);
+        assert!(!rhythm.is_due(later));
+        assert!(
+            rhythm.is_due_when_idle(later, now),
+            "it has nothing else to do"
+        );
+        assert!(!rhythm.is_due_when_idle(later, later));
     }
 }

@@ -103,6 +103,8 @@ struct Inner<C: Callbacks> {
     wakeups: RefCell<Vec<crate::stack::Wakeup>>,
     /// How often the kernel is asked while the shard is busy.
     kernel: Rhythm,
+    /// When a round last had something else to do.
+    worked_at: Cell<Instant>,
 }
 
 /// A shard that no other loop gets.
@@ -161,6 +163,7 @@ impl<C: Callbacks> Loop<C> {
                 running: Cell::new(false),
                 wakeups: RefCell::new(Vec::new()),
                 kernel: Rhythm::default(),
+                worked_at: Cell::new(Instant::ZERO),
             }),
             bell: Wake::new()?,
             stop: AtomicBool::new(false),

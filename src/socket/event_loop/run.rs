@@ -101,7 +101,16 @@ impl<C: Callbacks> Loop<C> {
         }
         worked |= Self::calling(|| self.run_timers(inner, now));
         worked |= Self::calling(|| self.tell_done(inner));
-        if inner.in_set.get() > 0 && inner.kernel.is_due(now) {
+        if worked {
+            inner.worked_at.set(now);
+        }
+        // Sockets of ours that are not the shard's business are in the set, too.
+        let is_due = || {
+            inner.set.has_queued()
+                || inner.kernel.is_due(now)
+                || !worked && inner.kernel.is_due_when_idle(now, inner.worked_at.get())
+        };
+        if inner.in_set.get() > 0 && is_due() {
             let found = self.ask_kernel(inner);
             inner.kernel.asked(now, found);
             worked |= found;

@@ -66,9 +66,9 @@ pub fn wait(pin: &Pin, interest: Ready, deadline: Option<Instant>) -> Result<Rea
     }
 }
 
-/// Something, of so many bytes, was queued on a shard by a call. In an event loop it is left to the thread's next
-/// wait, which sends what all its events have queued together (LUNA §5.1, batch-r2c); elsewhere
-/// it is sent now.
+/// Something, of so many bytes, was queued on a shard by a call. In an event loop it is left to
+/// the thread's next wait, which sends what all its events have queued together (LUNA §5.1,
+/// batch-r2c), unless that is much and the link can overlap; elsewhere it is sent now.
 #[inline]
 pub fn after_write(shard: usize, bytes: usize) {
     let Some(runtime) = RUNTIME.get() else { return };

@@ -7,6 +7,7 @@ use super::crew::Crew;
 use super::engine::Engine;
 use super::thread::{Me, with_me};
 use super::wake::Wake;
+use crate::socket::epoll::{IDLE_AFTER, IDLE_GAP};
 use crate::sys::{self, Errno, PollFd, SignalSet, set_signal_mask};
 use crate::time::{Clock, Duration, Instant, SystemClock};
 
@@ -178,17 +179,27 @@ impl<E: Engine> Visit<'_, E> {
         let hold_at = self.now + HOLD_SIGNALS_AFTER;
         let mut look_at = self.now + LOOK_FOR_SIGNALS_EVERY;
         let mut end = self.now + manner.spin;
+        let (mut worked_at, mut looked_at) = (self.now, self.now);
         while manner.busy || self.now < end {
             core::hint::spin_loop();
             let round = self.crew.turn(self.me);
             self.now = round.now;
-            if let Some(found) = condition.look(round.now, Look::Lazily)? {
+            let mut look = Look::Lazily;
+            if manner.busy
+                && round.now.saturating_since(worked_at) >= IDLE_AFTER
+                && round.now.saturating_since(looked_at) >= IDLE_GAP
+            {
+                // Who turns for ever and has nothing to do can as well ask the kernel.
+                (look, looked_at) = (Look::Thoroughly, round.now);
+            }
+            if let Some(found) = condition.look(round.now, look)? {
                 return Ok(Some(Some(found)));
             }
             if round.now >= deadline {
                 return condition.look(round.now, Look::Thoroughly).map(Some);
             }
             if round.more {
+                worked_at = round.now;
                 end = round.now + manner.spin;
             }
             if round.now >= hold_at && self.held.is_none() {

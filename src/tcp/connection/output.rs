@@ -15,6 +15,8 @@ use crate::wire::{Ecn, SeqNum, TcpFlags, TcpHeader, TcpOptions};
 const CORK_MAX: Duration = Duration::from_millis(200);
 /// Bytes of the option space (RFC 9293 §3.1: a header of at most 60 bytes).
 const OPTIONS_BYTES_MAX: u32 = 40;
+/// Segments of less are not left to the link to cut (i40e and iavf refuse less than 256).
+const CUT_BYTES_MIN: u32 = 256;
 
 impl<P: Payload> Connection<P> {
     /// The next segment to send; call until there is none.
@@ -186,7 +188,11 @@ impl<P: Payload> Connection<P> {
                 if limited {
                     self.recovery.limited_bytes += len;
                 } else if len == mss && !fin && self.recovery.phase == Phase::Open {
-                    let most = self.config.tso_bytes_max;
+                    let most = match self.mss {
+                        // Cards refuse to cut into less, and a refused frame is a lost one.
+                        ..CUT_BYTES_MIN => 0,
+                        _ => self.config.tso_bytes_max,
+                    };
                     if most > mss {
                         let allowed = allowed.min(paced);
                         (len, fin) = self.tx.lengthen(mss, allowed, most, manners);
@@ -444,6 +450,7 @@ impl<P: Payload> Connection<P> {
             payload,
             payload_len: len,
             segment_bytes: 0,
+            alone: false,
             ecn,
             retransmission,
         }

@@ -107,7 +107,8 @@ impl<P: Payload> Connection<P> {
             return None;
         }
         let start = self.tx.nxt;
-        let out = self.emit_new(now, size, false, size);
+        let mut out = self.emit_new(now, size, false, size);
+        out.alone = true;
         // In too many pieces it became a shorter one, which says nothing.
         if out.payload_len > room {
             self.path.on_probe(start);

@@ -178,9 +178,9 @@ impl Site {
     }
 }
 
-/// On a link where frames leave as they are handed over, a thread that writes much overlaps with the
-/// peer: else either end waits while the other copies. (Over AF_XDP on a veth the sender's thread
-/// does the receiver's work too, each hand-over costs a call, and there is nothing to overlap.)
+/// On a link where frames leave as they are handed over, a thread that writes much overlaps with
+/// the peer: else either end waits while the other copies. (Over AF_XDP on a veth the sender's
+/// thread does the receiver's work too, each hand-over is a call, and nothing overlaps.)
 const DEFER_BYTES_MAX: usize = 64 << 10;
 
 fn bring_up(config: &Config, site: &Site, lanes: Vec<Lane<Shard>>) -> Result<(), String> {

@@ -74,7 +74,8 @@ fn machine(store: &Store) -> String {
     let counts = store.all().iter().filter_map(|record| {
         let text = |key| record.get(key).and_then(serde_json::Value::as_str);
         let runs = store.alike(text("table")?, text("cell")?, text("variant")?);
-        (!is(record, "table", "memory")).then(|| runs.count())
+        let measures = !is(record, "table", "memory") && record.get("error").is_none();
+        measures.then(|| runs.count())
     });
     let rounds = counts.min().unwrap_or(0);
     let lines = cachelines(store.all().iter());
@@ -92,8 +93,8 @@ fn machine(store: &Store) -> String {
          byte is compared at both ends\n\
          - a cache line's round trip between the two cores, sampled before and after each run: \
          {} ns. It moves with the host. Of each cell only runs at the same distance are compared: \
-         near ones (under twice the shortest), which are repeated until there are enough, else far \
-         ones. Differences under 1.5 × between columns are not resolved\n{}",
+         near ones (under twice a short one), which are repeated until there are enough, else far \
+         ones, and it says so. Differences under 1.5 × between columns are not resolved\n{}",
         field_of_file("/proc/cpuinfo", "model name"),
         std::thread::available_parallelism().map_or(0, usize::from),
         first_line("uname", &["-r"]),
@@ -273,7 +274,7 @@ fn section(
             "---:|".repeat(titles.len())
         );
         for cell in &cells {
-            let _ = write!(out, "| {} |", cell.replace('x', "×"));
+            let _ = write!(out, "| {} |", row_name(store, table, cell));
             for variant in &columns {
                 let value = store.median(table, cell, variant.id(), key);
                 let failed = store
@@ -293,6 +294,14 @@ fn section(
         "\nCache line, ns: {}.",
         cachelines(records.into_iter())
     );
+}
+
+fn row_name(store: &Store, table: &str, cell: &str) -> String {
+    let far = match store.is_far(table, cell) {
+        true => " (far)",
+        false => "",
+    };
+    cell.replace('x', "×") + far
 }
 
 /// Records of other keys: one line each.

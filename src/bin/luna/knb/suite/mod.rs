@@ -6,6 +6,7 @@ pub(crate) mod plan;
 mod play;
 mod store;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -154,17 +155,21 @@ impl Rounds<'_> {
         self.store.add(record)
     }
 
-    /// Plays again what was played while the cores were far apart, if they come near again: of
-    /// each run there shall be as many as there are rounds.
+    /// Plays again the cells that were played while the cores were far apart, if they come near
+    /// again: of each run there shall be as many as there are rounds.
     fn play_far_ones_again(&mut self, runs: &[Run], rounds: u32) -> Result<(), String> {
         let table = self.table.name();
         let mut patience = PATIENCE;
         for round in rounds..2 * rounds {
-            for run in runs {
-                let near = (self.store).near_runs(table, &run.cell, run.variant.id());
-                if near >= rounds as usize {
-                    continue;
-                }
+            let short: BTreeSet<String> = runs
+                .iter()
+                .filter(|run| {
+                    let near = (self.store).near_runs(table, &run.cell, run.variant.id());
+                    near < rounds as usize
+                })
+                .map(|run| run.cell.clone())
+                .collect();
+            for run in runs.iter().filter(|run| short.contains(&run.cell)) {
                 while !self.distance().is_none_or(|ns| self.store.is_near(ns)) {
                     if patience.is_zero() {
                         return Ok(());

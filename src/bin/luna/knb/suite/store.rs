@@ -24,7 +24,7 @@ enum Distance {
     Mixed,
 }
 
-/// A cache line's round trip of less than so many times the shortest is near.
+/// A cache line's round trip of less than so many times a short one is near.
 const NEAR: f64 = 2.0;
 
 /// The middle of some values; `None` of none. Of an even number the lower one, as an observed
@@ -85,10 +85,26 @@ impl Store {
         })
     }
 
-    /// Round trips from here on are far.
+    /// Round trips from here on are far. Reckoned from a short one, not from the shortest, which
+    /// may be a freak.
     fn far_from(&self) -> f64 {
         let trips = self.records.iter().filter_map(|r| trip(r, BEFORE));
-        NEAR * trips.fold(f64::INFINITY, f64::min)
+        let mut trips: Vec<f64> = trips.collect();
+        trips.sort_by(f64::total_cmp);
+        let short = trips.get(trips.len() / 20).copied();
+        short.map_or(f64::INFINITY, |short| NEAR * short)
+    }
+
+    /// Whether the medians of two cells may be compared.
+    pub(crate) fn are_alike(&self, one: (&str, &str), other: (&str, &str)) -> bool {
+        let far_from = self.far_from();
+        let of = |(table, cell)| self.distance_of(table, cell, far_from);
+        of(one) == of(other)
+    }
+
+    /// Whether a cell's variants are compared as they were with the cores far apart.
+    pub(crate) fn is_far(&self, table: &str, cell: &str) -> bool {
+        self.distance_of(table, cell, self.far_from()) == Some(Distance::Far)
     }
 
     /// Whether a round trip of so many nanoseconds is near, as far as is known.
