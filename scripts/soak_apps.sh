@@ -137,6 +137,8 @@ while [ $SECONDS -lt $end ]; do
         wait "${PIDS[$kind]}" || status=$?
         if [ $status != 0 ] && ! { [ $kind = "$victim" ] && [ $status = 137 ]; }; then
             tail -n 5 "$WORK/client-$kind.log" >&2
+            # What the servers think of it, if they still do.
+            "$LUNA" ss -a >&2 || true
             die "round $round: the $kind client ended with $status"
         fi
     done

@@ -14,7 +14,10 @@ COUNTS = [0] * THREADS
 
 
 def connect(address, port):
-    s = socket.create_connection((address, port), 30)
+    try:
+        s = socket.create_connection((address, port), 30)
+    except TimeoutError as error:
+        raise TimeoutError("no connection") from error
     s.settimeout(30)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s, s.makefile("rb")
