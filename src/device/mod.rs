@@ -78,6 +78,13 @@ pub struct TxFrame {
     pub alone: bool,
 }
 
+impl TxFrame {
+    /// Bytes of payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload.iter().map(Slice::len).sum()
+    }
+}
+
 /// What a device can do; asked once, when a shard starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {

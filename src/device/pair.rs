@@ -392,7 +392,7 @@ impl Device for LocalEnd {
 
 /// All bytes of a frame.
 pub(super) fn frame_bytes(frame: &TxFrame) -> usize {
-    frame.header.len() + frame.payload.iter().map(Slice::len).sum::<usize>()
+    frame.header.len() + frame.payload_bytes()
 }
 
 fn count_rx(stats: &mut DeviceStats, bytes: usize) {

@@ -18,10 +18,13 @@ const IPV6_BYTES: usize = 40;
 pub(super) const TCP_CHECKSUM_AT: usize = 16;
 /// Where it has its sequence number, and its flags.
 const SEQUENCE_AT: usize = 4;
-const FLAGS_AT: usize = 13;
+pub(super) const FLAGS_AT: usize = 13;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
+pub(super) const CWR: u8 = 0x80;
+/// The longest payload of a TCP segment that a link is given to cut: with its headers it is the
+/// longest IP packet.
+pub(super) const TSO_BYTES_MAX: usize = 65_000;
 
 /// Where TCP begins in a header of ours: no tag, no IP options.
 pub(super) fn tcp_at(header: &[u8]) -> usize {
@@ -50,7 +53,7 @@ pub(super) fn complete_checksum(frame: &mut TxFrame) {
 /// The frame for the payload from `from` on, at most `segment_bytes` of it, and where the next
 /// begins; `None` at the end.
 pub(super) fn cut(frame: &TxFrame, from: usize) -> Option<(TxFrame, usize)> {
-    let total: usize = frame.payload.iter().map(|piece| piece.len()).sum();
+    let total = frame.payload_bytes();
     let to = total.min(from + usize::from(frame.segment_bytes.max(1)));
     if from >= total {
         return None;
@@ -89,7 +92,7 @@ pub(super) fn cut(frame: &TxFrame, from: usize) -> Option<(TxFrame, usize)> {
 pub(super) fn continues(frame: &TxFrame, next: &TxFrame) -> bool {
     let (a, b) = (&frame.header, &next.header);
     let at = tcp_at(a);
-    let len: usize = frame.payload.iter().map(|piece| piece.len()).sum();
+    let len = frame.payload_bytes();
     let goes_on = sequence(a, at).map(|a| a.wrapping_add(len as u32)) == sequence(b, at);
     let flags = |header: &[u8]| header.get(at + FLAGS_AT).copied();
     let (Some(flags), Some(next_flags)) = (flags(a), flags(b)) else {

@@ -21,6 +21,8 @@
 )]
 
 #[cfg(feature = "cli")]
+pub mod link;
+#[cfg(feature = "cli")]
 pub mod luna;
 pub mod measure;
 pub mod netns;

@@ -145,6 +145,14 @@ impl Outcome {
         all.remove(0)
     }
 
+    /// Each end received as many bytes, and they were the other's.
+    pub fn assert_matches(&self, other: &Self, bytes: &str) {
+        for (one, other) in [(self, other), (other, self)] {
+            assert_eq!(one.text("received"), bytes);
+            assert_eq!(one.text("sent_sha256"), other.text("received_sha256"));
+        }
+    }
+
     fn parse(line: &str) -> Self {
         let words = line
             .split_whitespace()

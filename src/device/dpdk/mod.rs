@@ -33,6 +33,7 @@ use dpdk_sys::{
 };
 
 use super::partial::Partial;
+use super::segment::TSO_BYTES_MAX;
 use super::{Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, OpenError, RxFrame, TxFrame};
 use crate::wire::Mac;
 use crate::zbuf::{Pool, Slice};
@@ -68,8 +69,6 @@ impl Buffers {
     }
 }
 
-/// The longest TCP segment that a port may be given to cut; the headers must have room, too.
-const TSO_BYTES_MAX: usize = 65_000;
 /// Foreign frames are copied into objects of at most this size.
 const COPY_BYTES_MAX: usize = 16_384;
 /// Objects are given to a queue by this many at a time.
@@ -100,11 +99,8 @@ pub struct DpdkPort {
 
 /// The value of an option in devargs.
 fn option<'a>(devargs: &'a str, name: &str) -> Option<&'a str> {
-    let pairs = devargs.split(',').filter_map(|item| item.split_once('='));
-    pairs
-        .into_iter()
-        .find(|pair| pair.0 == name)
-        .map(|pair| pair.1)
+    let mut pairs = devargs.split(',').filter_map(|item| item.split_once('='));
+    pairs.find(|pair| pair.0 == name).map(|pair| pair.1)
 }
 
 /// A `net_vhost` server that was killed leaves its socket, and DPDK would not start over it. One

@@ -51,7 +51,7 @@ impl DpdkQueue {
             self.stats.doorbells += 1;
         }
         for frame in frames.drain(..sent) {
-            let payload: usize = frame.payload.iter().map(Slice::len).sum();
+            let payload = frame.payload_bytes();
             self.stats.tx_bytes += (frame.header.len() + payload) as u64;
             if self.private_memory {
                 self.stats.bytes_copied += payload as u64;
@@ -94,7 +94,7 @@ impl DpdkQueue {
                 pieces.push(self.by_reference(slice));
             }
         } else {
-            let bytes = frame.header.len() + frame.payload.iter().map(Slice::len).sum::<usize>();
+            let bytes = frame.header.len() + frame.payload_bytes();
             let Some(mut whole) = pool.alloc(bytes) else {
                 return false;
             };

@@ -24,7 +24,7 @@ use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
 
-use super::segment::{complete_checksum, cut};
+use super::segment::{TSO_BYTES_MAX, complete_checksum, cut};
 use super::{Capabilities, Device, DeviceStats, FramePart, OpenError, Pieces, RxFrame, TxFrame};
 use crate::zbuf::{Pool, Slice};
 use channel::{Channel, Link, Outcome};
@@ -89,8 +89,6 @@ impl MemifConfig {
 
 /// The longest frame between two lunas: the longest IP packet.
 const LONG_FRAME_BYTES_MAX: usize = 65_535 + ETHERNET_BYTES;
-/// The longest TCP segment that the stack may hand us; the headers must have room, too.
-const TSO_BYTES_MAX: usize = 65_000;
 
 /// Received frames up to this length go into objects of 4 KiB, longer ones into larger ones.
 const LONG_BYTES: usize = 3 * 4096;
@@ -522,7 +520,7 @@ impl Device for Memif {
             };
             match posted {
                 Ok(Posted::Done) => {
-                    let payload: usize = frame.payload.iter().map(|piece| piece.len()).sum();
+                    let payload = frame.payload_bytes();
                     self.stats.tx_bytes += (frame.header.len() + payload) as u64;
                     frames.pop_front();
                     taken += 1;

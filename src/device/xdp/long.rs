@@ -17,7 +17,9 @@ use rustix::net::{
 };
 
 use crate::device::TxFrame;
-use crate::device::segment::{TCP_CHECKSUM_AT, continues, joined, tcp_at};
+use crate::device::segment::{
+    CWR, FLAGS_AT, TCP_CHECKSUM_AT, TSO_BYTES_MAX, continues, joined, tcp_at,
+};
 
 /// `PACKET_VNET_HDR` (linux/if_packet.h).
 const PACKET_VNET_HDR: libc::c_int = 15;
@@ -30,12 +32,6 @@ const GSO_ECN: u8 = 0x80;
 const VNET_BYTES: usize = 10;
 /// What may wait in a driver's queue; a virtual link has none.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
-/// TCP's flags, from its start, and the one that a cut leaves on the first segment only.
-const TCP_FLAGS_AT: usize = 13;
-const CWR: u8 = 0x80;
-
-/// The longest payload of a frame: with its headers it is the longest IP packet.
-pub(super) const PAYLOAD_BYTES_MAX: usize = 65_000;
 
 /// Most pieces of payload of one call.
 const PIECES_MAX: usize = 64;
@@ -146,16 +142,15 @@ pub(super) struct Run {
 impl Run {
     /// The first frame, and if `joins` those behind it that continue it.
     pub(super) fn at_front(frames: &VecDeque<TxFrame>, joins: bool) -> Self {
-        let size = |frame: &TxFrame| frame.payload.iter().map(|p| p.len()).sum::<usize>();
         // What was one segment may be one still: none is longer than the path allows.
         let cut = |frame: &TxFrame| match frame.segment_bytes {
-            0 => size(frame) as u16,
+            0 => frame.payload_bytes() as u16,
             bytes => bytes,
         };
         let first = frames.front();
         let mut run = Self {
             frames: 1,
-            bytes: first.map_or(0, size),
+            bytes: first.map_or(0, TxFrame::payload_bytes),
             segment_bytes: first.map_or(0, |frame| frame.segment_bytes),
         };
         if !joins {
@@ -163,9 +158,9 @@ impl Run {
         }
         let mut pieces = first.map_or(0, |frame| frame.payload.len());
         for (frame, next) in frames.iter().zip(frames.iter().skip(1)) {
-            let bytes = run.bytes + size(next);
+            let bytes = run.bytes + next.payload_bytes();
             pieces += next.payload.len();
-            if bytes > PAYLOAD_BYTES_MAX || pieces > PIECES_MAX || !continues(frame, next) {
+            if bytes > TSO_BYTES_MAX || pieces > PIECES_MAX || !continues(frame, next) {
                 break;
             }
             run = Self {
@@ -187,7 +182,7 @@ impl Run {
 fn vnet_header(header: &[u8], segment_bytes: u16) -> Option<[u8; VNET_BYTES]> {
     let tcp_at = tcp_at(header);
     let is_v4 = header.get(14).is_some_and(|byte| byte >> 4 == 4);
-    let flags = header.get(tcp_at + TCP_FLAGS_AT)?;
+    let flags = header.get(tcp_at + FLAGS_AT)?;
     let mut gso = if is_v4 { GSO_TCPV4 } else { GSO_TCPV6 };
     if flags & CWR != 0 {
         gso |= GSO_ECN;

@@ -30,7 +30,7 @@ use rustix::net::xdp::XdpDescOptions;
 use super::{
     Capabilities, Device, DeviceStats, FRAME_PIECES_MAX, Gone, OpenError, RxFrame, TxFrame,
 };
-use crate::zbuf::{Pool, Slice};
+use crate::zbuf::Pool;
 use interface::Interface;
 pub use socket::{Binding, clear_stock, is_unsupported, stock, stocked};
 use socket::{Kicked, Socket};
@@ -38,8 +38,8 @@ use transmit::DESCRIPTORS_MAX;
 use umem::{ReceiveBook, TransmitBook};
 
 use super::partial::Partial;
-use super::segment::cut;
-use long::{LongFrames, PAYLOAD_BYTES_MAX, Run, Sent};
+use super::segment::{TSO_BYTES_MAX, cut};
+use long::{LongFrames, Run, Sent};
 
 /// The kernel leaves this much in front of each received frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM_BYTES: usize = 256;
@@ -328,9 +328,8 @@ impl XdpQueue {
             match long.send(frames, run) {
                 Sent::Done => {
                     for frame in frames.iter().take(run.frames) {
-                        let payload: usize = frame.payload.iter().map(Slice::len).sum();
                         self.stats.tx_frames += 1;
-                        self.stats.tx_bytes += (frame.header.len() + payload) as u64;
+                        self.stats.tx_bytes += (frame.header.len() + frame.payload_bytes()) as u64;
                     }
                     return run.frames;
                 }
@@ -373,11 +372,7 @@ impl Device for XdpQueue {
         Capabilities {
             frame_bytes_max: self.frame_bytes_max,
             tx_checksum: false,
-            tso_bytes_max: if self.takes_long {
-                PAYLOAD_BYTES_MAX
-            } else {
-                0
-            },
+            tso_bytes_max: if self.takes_long { TSO_BYTES_MAX } else { 0 },
             leaves_at_flush: true,
         }
     }

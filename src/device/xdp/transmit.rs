@@ -27,7 +27,7 @@ impl XdpQueue {
     /// In order of preference: the header in front of the payload, in the same descriptor; the
     /// header in an object of its own and the payload where it is; all copied together.
     pub(super) fn post(&mut self, pool: &mut Pool, frame: &mut TxFrame) -> bool {
-        let payload_bytes: usize = frame.payload.iter().map(Slice::len).sum();
+        let payload_bytes = frame.payload_bytes();
         let bytes = frame.header.len() + payload_bytes;
         if bytes == 0 {
             // The kernel would refuse an empty descriptor, and never complete it.
