@@ -278,23 +278,28 @@ impl<E: Engine> Crew<E> {
         for lane in &self.lanes {
             led |= lane.resign(me.number);
         }
-        if !led {
+        if led && me.stays_away() && self.hand_over() {
             return;
         }
-        if self.has_followers() && me.stays_away() {
-            let follower = {
-                let mut followers = self.followers.lock();
-                let follower = followers.pop();
-                self.followers_count
-                    .store(followers.len(), Ordering::SeqCst);
-                follower
-            };
-            if let Some(follower) = follower {
-                follower.ring();
-                return;
-            }
+        // Also if this thread led nothing: it may have been rung to take over, and have found
+        // events of its own instead.
+        self.report_lone_shards();
+    }
+
+    /// Rings a sleeper that leads nothing, which is to take over what nobody leads; false: there is
+    /// none.
+    pub(super) fn hand_over(&self) -> bool {
+        if !self.has_followers() {
+            return false;
         }
-        self.call_steward();
+        let follower = {
+            let mut followers = self.followers.lock();
+            let follower = followers.pop();
+            self.followers_count
+                .store(followers.len(), Ordering::SeqCst);
+            follower
+        };
+        follower.inspect(|bell| bell.ring()).is_some()
     }
 
     /// The steward is about to sleep without a tick; false: there is a shard that nobody leads.
@@ -312,7 +317,17 @@ impl<E: Engine> Crew<E> {
         true
     }
 
-    /// Nobody leads a shard any more: the steward is not to sleep on.
+    /// The steward is not to sleep on while nobody leads a shard.
+    fn report_lone_shards(&self) {
+        if self
+            .lanes
+            .iter()
+            .any(|lane| lane.leader() == super::thread::NOBODY)
+        {
+            self.call_steward();
+        }
+    }
+
     fn call_steward(&self) {
         self.ring_steward_if(&self.steward_asleep);
     }
@@ -327,6 +342,11 @@ impl<E: Engine> Crew<E> {
     /// Whether threads sleep that count on another to turn their shard.
     pub(crate) fn has_followers(&self) -> bool {
         self.followers_count.load(Ordering::SeqCst) != 0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn followers(&self) -> usize {
+        self.followers_count.load(Ordering::SeqCst)
     }
 
     pub(crate) fn steward_wakes(&self) {
@@ -349,14 +369,14 @@ impl<E: Engine> Crew<E> {
         for lane in &self.lanes {
             if lane.is_served_by_another(me.number, now) {
                 leads_all = false;
-                if lane.resign(me.number) {
-                    self.call_steward();
-                }
+                let _ = lane.resign(me.number);
             } else {
                 leads_all &= lane.lead(me.number);
             }
         }
         if !leads_all {
+            // Also if this thread led nothing: it may have been rung to take over.
+            self.report_lone_shards();
             self.follow(bell);
             // Someone may have resigned between our look and our name on the list.
             for lane in &self.lanes {
@@ -423,11 +443,13 @@ impl<E: Engine> Crew<E> {
         self.ring_steward_if(&self.steward_dozes);
     }
 
-    /// A thread has ended: nobody need count on it.
+    /// A thread has ended, maybe amid a wait: nobody need count on it.
     pub(crate) fn thread_ended(&self, number: u32) {
-        self.lanes
-            .iter()
-            .for_each(|lane| lane.forget_server(number));
+        for lane in &self.lanes {
+            lane.forget_server(number);
+            let _ = lane.resign(number);
+        }
+        self.report_lone_shards();
     }
 
     /// The steward will look less often than it would if threads slept that count on others;

@@ -15,7 +15,11 @@ fn level(pin: &Pin) -> Ready {
 }
 
 fn wait_in(crew: &Crew<FakeShard>, pin: &Pin, span: Duration) -> Result<Ready, Errno> {
-    wait_on(crew, pin, Ready::IN, Some(SystemClock.now() + span), level)
+    let deadline = SystemClock.now() + span;
+    let got = wait_on(crew, pin, Ready::IN, Some(deadline), level);
+    // The last look before giving up finds what nobody has reported.
+    assert!(span < SOON || SystemClock.now() < deadline, "overslept");
+    got
 }
 
 fn no_spin() -> Manner {
@@ -121,6 +125,75 @@ fn a_leader_that_leaves_is_replaced() {
         assert_eq!(leader.join().unwrap(), Ok(Ready::IN));
         links[0].send(second.id(), Ready::IN);
         assert_eq!(follower.join().unwrap(), Ok(Ready::IN));
+    });
+}
+
+/// The calling thread has been away from its waits for long, and is expected to be again.
+fn stay_away() {
+    let now = SystemClock.now();
+    with_me(|me| {
+        me.leaves(now);
+        me.enters(now + Duration::from_millis(50));
+        assert!(me.stays_away());
+    });
+}
+
+/// A leader that stays away hands its shard to a sleeper. One that has got something to do as well
+/// goes away without it, and nobody may come back: memcached's workers, when all their clients die.
+#[test]
+fn a_sleeper_that_goes_away_when_it_is_to_lead_leaves_the_shard_to_the_steward() {
+    for _ in 0..20 {
+        let (crew, links) = fake::crew(1, no_spin());
+        let _steward = Hired::new(&crew);
+        let (crew, pins) = (&*crew, [socket(), socket(), socket()]);
+        let _fds = pins.each_ref().map(attach);
+        std::thread::scope(|scope| {
+            let sleeper = |pin, followers| {
+                let waiter = scope.spawn(move || {
+                    stay_away();
+                    wait_in(crew, pin, SOON)
+                });
+                links[0].until("a sleeper", |_| {
+                    crew.lanes()[0].is_slept_on() && crew.followers() == followers
+                });
+                waiter
+            };
+            let leader = sleeper(&pins[0], 0);
+            let patient = sleeper(&pins[1], 1);
+            let heir = sleeper(&pins[2], 2);
+            links[0].until("the end of ticking", |_| crew.steward_is_asleep());
+            links[0].send(pins[2].id(), Ready::IN);
+            links[0].send(pins[0].id(), Ready::IN);
+            for gone in [leader, heir] {
+                assert_eq!(gone.join().unwrap(), Ok(Ready::IN));
+            }
+            links[0].send(pins[1].id(), Ready::IN);
+            assert_eq!(patient.join().unwrap(), Ok(Ready::IN));
+        });
+    }
+}
+
+/// What is rung to take over leaves the shard to a thread that seems to be at work.
+#[test]
+fn a_shard_that_is_left_to_a_thread_at_work_is_not_forgotten() {
+    let (crew, links) = fake::crew(1, no_spin());
+    let _steward = Hired::new(&crew);
+    let pin = socket();
+    let _fd = attach(&pin);
+    let lane = &crew.lanes()[0];
+    const ELSEWHERE: u32 = 4_000_000_000;
+    assert!(lane.lead(ELSEWHERE));
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| wait_in(&crew, &pin, SOON));
+        links[0].until("a sleeper", |_| {
+            crew.followers() == 1 && crew.steward_is_asleep()
+        });
+        lane.note_server(ELSEWHERE, SystemClock.now() + SOON);
+        assert!(lane.resign(ELSEWHERE));
+        assert!(crew.hand_over());
+        links[0].until("a sleeper again", |_| crew.followers() == 1);
+        links[0].send(pin.id(), Ready::IN);
+        assert_eq!(sleeper.join().unwrap(), Ok(Ready::IN));
     });
 }
 

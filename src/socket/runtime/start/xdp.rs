@@ -291,7 +291,7 @@ pub(super) fn bring_up(config: &Config, name: &str) -> Result<(), String> {
     fds.extend(lease.iter().flat_map(Lease::fds));
     fds.extend(lanes.iter().flat_map(|lane: &Lane<Shard>| lane.fds()));
     fds.extend(others);
-    fds.push(mirror.fd().as_raw_fd());
+    fds.extend(mirror.fds());
     for fd in &fds {
         let _ = internal::keep_here(*fd);
     }
