@@ -16,6 +16,7 @@ use luna::wire::{Mac, SeqNum};
 use netns::Pair;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -304,6 +305,8 @@ fn a_missing_neighbour_is_resolved_on_request() {
         let now = SystemClock.now();
         assert!(handle.request_resolve(now, ifindex, peer));
         assert!(!handle.request_resolve(now, ifindex, peer), "paced");
+        handle.note_resolved(ifindex, peer);
+        assert!(handle.request_resolve(now, ifindex, peer), "lost again");
         until(&mut mirror, "neighbour resolved", |t| {
             let found = t.neighbour(ifindex, peer);
             matches!(found, Neighbour::Known(mac, _) if mac == pair.peer_mac())
@@ -401,6 +404,118 @@ fn a_confirmed_entry_outlives_its_reachable_time() {
     }
 }
 
+/// Runs `f` as a daemon would that has become another user: without `CAP_NET_ADMIN`.
+fn without_privileges<R>(f: impl FnOnce() -> R) -> R {
+    let all = capabilities(None).unwrap();
+    let mut fewer = all;
+    fewer.effective.remove(CapabilitySet::NET_ADMIN);
+    set_capabilities(None, fewer).unwrap();
+    let result = f();
+    set_capabilities(None, all).unwrap();
+    result
+}
+
+#[test]
+fn without_privileges_a_missing_neighbour_is_resolved_by_traffic() {
+    let Some(pair) = Pair::new() else { return };
+    let mut mirror = pair.enter(Mirror::open).unwrap();
+    let handle = mirror.handle();
+    let ifindex = mirror.tables().link_by_name("v0").unwrap().index;
+    for peer in ["10.9.0.2", "fd09::2"] {
+        let peer = addr(peer);
+        assert_eq!(mirror.tables().neighbour(ifindex, peer), Neighbour::Unknown);
+        let now = SystemClock.now();
+        assert!(without_privileges(
+            || handle.request_resolve(now, ifindex, peer)
+        ));
+        until(&mut mirror, "neighbour resolved", |t| {
+            let found = t.neighbour(ifindex, peer);
+            matches!(found, Neighbour::Known(mac, _) if mac == pair.peer_mac())
+        });
+    }
+    let nobody = addr("10.9.0.77");
+    let now = SystemClock.now();
+    assert!(without_privileges(
+        || handle.request_resolve(now, ifindex, nobody)
+    ));
+    until(&mut mirror, "failed", |t| {
+        t.neighbour(ifindex, nobody) == Neighbour::Failed
+    });
+}
+
+#[test]
+fn without_privileges_a_confirmed_entry_outlives_its_reachable_time() {
+    let Some(pair) = Pair::new() else { return };
+    let sent = || pair.ip(&["-s", "-j", "link", "show", "v0"]);
+    for (family, peer) in [("ipv4", "10.9.0.2"), ("ipv6", "fd09::2")] {
+        pair.sysctl(
+            &format!("net/{family}/neigh/v0/base_reachable_time_ms"),
+            "400",
+        );
+        let mut mirror = pair.enter(Mirror::open).unwrap();
+        let handle = mirror.handle();
+        let ifindex = mirror.tables().link_by_name("v0").unwrap().index;
+        let ip = addr(peer);
+        assert!(handle.request_resolve(SystemClock.now(), ifindex, ip));
+        until(&mut mirror, "resolved", |t| {
+            matches!(t.neighbour(ifindex, ip), Neighbour::Known(..))
+        });
+        // Three times as long as it would last at most (half as much again as the base).
+        let end = SystemClock.now() + Duration::from_millis(1800);
+        let mut told = Instant::ZERO;
+        while SystemClock.now() < end {
+            told += Duration::from_secs(10);
+            assert!(without_privileges(
+                || handle.request_confirm(told, ifindex, ip)
+            ));
+            let entry = pair.ip(&["neigh", "show", peer]);
+            assert!(entry.contains("REACHABLE"), "{entry}");
+            wait(&mirror);
+            mirror.poll().unwrap();
+        }
+    }
+    // And all that without a packet.
+    let before = sent();
+    let mirror = pair.enter(Mirror::open).unwrap();
+    let ifindex = mirror.tables().link_by_name("v0").unwrap().index;
+    let far = Instant::ZERO + Duration::from_secs(1_000_000);
+    for peer in ["10.9.0.2", "fd09::2"] {
+        let handle = mirror.handle();
+        assert!(without_privileges(|| handle.request_confirm(
+            far,
+            ifindex,
+            addr(peer)
+        )));
+    }
+    assert_eq!(sent(), before);
+}
+
+/// The neighbour has got another address without a word. An entry that is taken for good is doubted
+/// when its time is up, as for any program's traffic.
+#[test]
+fn without_privileges_a_neighbour_that_has_moved_is_found() {
+    let Some(pair) = Pair::new() else { return };
+    let peer = addr("10.9.0.2");
+    for (name, value) in [("delay_first_probe_time", "1"), ("retrans_time_ms", "200")] {
+        pair.sysctl(&format!("net/ipv4/neigh/v0/{name}"), value);
+    }
+    let old = "neigh replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev v0 nud stale";
+    pair.ip(&old.split(' ').collect::<Vec<_>>());
+    let mut mirror = pair.enter(Mirror::open).unwrap();
+    let handle = mirror.handle();
+    let ifindex = mirror.tables().link_by_name("v0").unwrap().index;
+    let mut asked = 0;
+    until(&mut mirror, "the neighbour's other address", |t| {
+        let now = SystemClock.now();
+        // As a shard does: doubts what it knows, and looks for what it does not.
+        asked += u32::from(without_privileges(|| {
+            handle.request_probe(now, ifindex, peer) || handle.request_resolve(now, ifindex, peer)
+        }));
+        matches!(t.neighbour(ifindex, peer), Neighbour::Known(mac, _) if mac == pair.peer_mac())
+    });
+    assert!(asked >= 1);
+}
+
 #[test]
 fn a_flap_of_a_thousand_routes_ends_in_a_consistent_table() {
     let Some(pair) = Pair::new() else { return };
@@ -483,7 +598,7 @@ fn a_path_mtu_that_the_kernel_learned_can_be_asked_for() {
         "1300",
     ]);
     narrow_path(&pair);
-    let mut mirror = pair.enter(Mirror::open).unwrap();
+    let mirror = pair.enter(Mirror::open).unwrap();
     assert_eq!(
         mirror.query_path_mtu(addr("10.70.0.1")),
         Some(1300),

@@ -4,12 +4,10 @@
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::net::{SendFlags, send};
-
-use super::message;
+use super::asker::{Asker, Question};
 use super::notices::Notices;
 use super::tables::{Neighbour, NeighbourEntry, Tables};
 use crate::limits;
@@ -28,8 +26,8 @@ pub const CONFIRM_INTERVAL: Duration = Duration::from_secs(10);
 pub struct ControlHandle {
     generation: AtomicU64,
     tables: Mutex<Arc<Tables>>,
-    /// The mirror's netlink socket; none if the tables were filled by hand.
-    socket: Option<Arc<OwnedFd>>,
+    /// None if the tables were filled by hand.
+    asker: Option<Mutex<Asker>>,
     resolve: Mutex<Pacer>,
     confirm: Mutex<Pacer>,
     probe: Mutex<Pacer>,
@@ -43,11 +41,11 @@ impl ControlHandle {
         Arc::new(Self::new(tables, None))
     }
 
-    pub(super) fn new(tables: Tables, socket: Option<Arc<OwnedFd>>) -> Self {
+    pub(super) fn new(tables: Tables, asker: Option<Asker>) -> Self {
         Self {
             generation: AtomicU64::new(1),
             tables: Mutex::new(Arc::new(tables)),
-            socket,
+            asker: asker.map(Mutex::new),
             resolve: Mutex::new(Pacer::new(RESOLVE_INTERVAL)),
             confirm: Mutex::new(Pacer::new(CONFIRM_INTERVAL)),
             probe: Mutex::new(Pacer::new(RESOLVE_INTERVAL)),
@@ -94,65 +92,81 @@ impl ControlHandle {
     }
 
     /// Asks the kernel to find out (again) a neighbour's address: when it is unknown and when it
-    /// has failed. The answer arrives as a new generation. Returns whether a request was sent: not
-    /// if one was less than [`RESOLVE_INTERVAL`] ago, nor for an entry that the administrator
-    /// fixed.
+    /// has failed. The answer arrives as a new generation. Returns whether it was asked: not if
+    /// that was less than [`RESOLVE_INTERVAL`] ago, nor for an entry that the administrator fixed.
     pub fn request_resolve(&self, now: Instant, ifindex: u32, ip: IpAddr) -> bool {
         // NTF_USE on a permanent entry would make the kernel forget that it is permanent.
         let fixed = match self.tables().neighbour(ifindex, ip) {
             Neighbour::Known(_, state) => state.is_fixed(),
             _ => false,
         };
-        !fixed && self.paced(&self.resolve, now, ifindex, ip, message::resolve_request)
+        !fixed && self.paced(&self.resolve, now, Question::Resolve, (ifindex, ip))
+    }
+
+    /// A neighbour that was asked for is known: if it is lost again, it may be asked for at once.
+    pub fn note_resolved(&self, ifindex: u32, ip: IpAddr) {
+        let mut pacer = self.resolve.lock().unwrap_or_else(PoisonError::into_inner);
+        pacer.last.remove(&(ifindex, ip));
     }
 
     /// Tells the kernel that a neighbour answers: when our data through it is acknowledged. Takes
     /// a lock, so not for every segment: once per connection and [`CONFIRM_INTERVAL`] is enough.
-    /// Returns whether a request was sent: not if one was less than [`CONFIRM_INTERVAL`] ago,
-    /// nor for an entry that is not known or that the administrator fixed.
+    /// Returns whether it was told: not if that was less than [`CONFIRM_INTERVAL`] ago, nor for an
+    /// entry that is not known or that the administrator fixed.
     pub fn request_confirm(&self, now: Instant, ifindex: u32, ip: IpAddr) -> bool {
         let ages = match self.tables().neighbour(ifindex, ip) {
             Neighbour::Known(_, state) => !state.is_fixed(),
             _ => false,
         };
-        ages && self.paced(&self.confirm, now, ifindex, ip, message::confirm_request)
+        ages && self.paced(&self.confirm, now, Question::Confirm, (ifindex, ip))
     }
 
     /// Doubts a neighbour: what was sent there goes unanswered. The kernel asks it three times, a
     /// second apart, and then everybody; what it finds arrives as a new generation. Returns whether
-    /// a request was sent: not if one was less than [`RESOLVE_INTERVAL`] ago, nor for an entry that
-    /// is not known or that the administrator fixed.
+    /// it was asked: not if that was less than [`RESOLVE_INTERVAL`] ago, nor for an entry that is
+    /// not known or that the administrator fixed.
     pub fn request_probe(&self, now: Instant, ifindex: u32, ip: IpAddr) -> bool {
         let ages = match self.tables().neighbour(ifindex, ip) {
             Neighbour::Known(_, state) => !state.is_fixed(),
             _ => false,
         };
-        ages && self.paced(&self.probe, now, ifindex, ip, message::probe_request)
+        ages && self.paced(&self.probe, now, Question::Probe, (ifindex, ip))
     }
 
     fn paced(
         &self,
         pacer: &Mutex<Pacer>,
         now: Instant,
-        ifindex: u32,
-        ip: IpAddr,
-        request: impl FnOnce(u32, IpAddr) -> Vec<u8>,
+        question: Question,
+        neighbour: (u32, IpAddr),
     ) -> bool {
-        let Some(socket) = &self.socket else {
+        let Some(asker) = &self.asker else {
             return false;
         };
         let mut pacer = pacer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !pacer.admit(now, (ifindex, ip)) {
+        if !pacer.admit(now, neighbour) {
             return false;
         }
         drop(pacer);
-        // A full socket or a refusal is as good as a lost solicitation: we shall ask again.
-        send(
-            socket,
-            &request(ifindex, ip),
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        )
-        .is_ok()
+        let mut asker = asker.lock().unwrap_or_else(PoisonError::into_inner);
+        // A refusal is as good as a lost solicitation: we shall ask again.
+        asker.ask(question, neighbour.0, neighbour.1)
+    }
+
+    /// What the kernel knows of the MTU in bytes of the path to `dst`.
+    pub(super) fn path_mtu(&self, dst: IpAddr) -> Option<u32> {
+        let asker = self.asker.as_ref()?;
+        let mut asker = asker.lock().unwrap_or_else(PoisonError::into_inner);
+        asker.path_mtu(dst)
+    }
+
+    /// The descriptors that it asks by.
+    pub(super) fn fds(&self) -> Vec<RawFd> {
+        let asker = self.asker.as_ref();
+        asker.map_or_else(Vec::new, |asker| {
+            let asker = asker.lock().unwrap_or_else(PoisonError::into_inner);
+            asker.fds().collect()
+        })
     }
 }
 

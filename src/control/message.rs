@@ -471,25 +471,29 @@ pub(super) fn dump_request(kind: DumpKind, sequence: u32) -> Vec<u8> {
 }
 
 /// Asks the kernel to resolve `ip` as if it had a packet for it.
-pub(super) fn resolve_request(ifindex: u32, ip: IpAddr) -> Vec<u8> {
+pub(super) fn resolve_request(ifindex: u32, ip: IpAddr, sequence: u32) -> Vec<u8> {
     let mut message = neighbour_message(ifindex, ip);
     message.header.flags = NeighbourFlags::Use;
-    emit(NLM_F_CREATE, 0, RouteNetlinkMessage::NewNeighbour(message))
+    emit(
+        NLM_F_CREATE,
+        sequence,
+        RouteNetlinkMessage::NewNeighbour(message),
+    )
 }
 
 /// Tells the kernel that a neighbour which it knows has just been heard. Without a link-layer
 /// address the kernel keeps the one that it has, and refuses if it has none.
-pub(super) fn confirm_request(ifindex: u32, ip: IpAddr) -> Vec<u8> {
+pub(super) fn confirm_request(ifindex: u32, ip: IpAddr, sequence: u32) -> Vec<u8> {
     let mut message = neighbour_message(ifindex, ip);
     message.header.state = WireState::Reachable;
-    emit(0, 0, RouteNetlinkMessage::NewNeighbour(message))
+    emit(0, sequence, RouteNetlinkMessage::NewNeighbour(message))
 }
 
 /// Asks the kernel to ask a neighbour that it knows whether it is still there, at once.
-pub(super) fn probe_request(ifindex: u32, ip: IpAddr) -> Vec<u8> {
+pub(super) fn probe_request(ifindex: u32, ip: IpAddr, sequence: u32) -> Vec<u8> {
     let mut message = neighbour_message(ifindex, ip);
     message.header.state = WireState::Probe;
-    emit(0, 0, RouteNetlinkMessage::NewNeighbour(message))
+    emit(0, sequence, RouteNetlinkMessage::NewNeighbour(message))
 }
 
 fn neighbour_message(ifindex: u32, ip: IpAddr) -> NeighbourMessage {

@@ -8,7 +8,7 @@
 
 use core::net::IpAddr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +20,7 @@ use rustix::net::{
 };
 use thiserror::Error;
 
+use super::asker::Asker;
 use super::handle::ControlHandle;
 use super::message::{self, DumpKind, Message, Update};
 use super::state::{DumpSet, MirrorStats, State};
@@ -82,11 +83,9 @@ struct Running {
 /// readable.
 #[derive(Debug)]
 pub struct Mirror {
-    socket: Arc<OwnedFd>,
+    socket: OwnedFd,
     /// Our netlink port: what tells answers to us from notifications.
     port: u32,
-    /// For questions that are answered at once.
-    query: OwnedFd,
     sequence: u32,
     running: Option<Running>,
     state: State,
@@ -100,7 +99,7 @@ impl Mirror {
     /// # Errors
     /// [`OpenError`], if netlink is not to be had or its answers stop.
     pub fn open() -> Result<Self, OpenError> {
-        let socket = Arc::new(netlink_socket(GROUPS)?);
+        let socket = netlink_socket(GROUPS)?;
         // Ours to enlarge only with privilege; without, what the system allows is what we get,
         // and an overrun only costs a dump.
         let _ = sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
@@ -112,11 +111,10 @@ impl Mirror {
         let mut mirror = Self {
             handle: Arc::new(ControlHandle::new(
                 Default::default(),
-                Some(Arc::clone(&socket)),
+                Some(Asker::new(netlink_socket(0)?)),
             )),
             socket,
             port,
-            query: netlink_socket(0)?,
             sequence: 0,
             running: None,
             state: State::default(),
@@ -144,6 +142,13 @@ impl Mirror {
     /// The descriptor that becomes readable when there is something to [`Mirror::poll`].
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// All its descriptors, that one and those by which [`Mirror::handle`] asks.
+    pub fn fds(&self) -> Vec<RawFd> {
+        let mut fds = self.handle.fds();
+        fds.push(self.socket.as_raw_fd());
+        fds
     }
 
     /// Has all tables read again by the next polls.
@@ -190,26 +195,8 @@ impl Mirror {
     /// The kernel learns only from messages about traffic of its own sockets: it finds no socket
     /// for ours, so this serves paths that something else of this host has used too. What routers
     /// say about our own segments comes from [`IcmpListener`](super::IcmpListener).
-    pub fn query_path_mtu(&mut self, dst: IpAddr) -> Option<u32> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let request = message::route_request(dst, self.sequence);
-        send(
-            &self.query,
-            &request,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        )
-        .ok()?;
-        // The answer is there when send() returns; older ones that nobody read may precede it.
-        loop {
-            let (_, length, _) =
-                recvfrom(&self.query, &mut self.buffer[..], RecvFlags::DONTWAIT).ok()?;
-            let datagram = self.buffer.get(..length)?;
-            let mut ours = false;
-            message::decode(datagram, |m| ours |= m.sequence == self.sequence);
-            if ours {
-                return message::route_reply_mtu(datagram, self.sequence);
-            }
-        }
+    pub fn query_path_mtu(&self, dst: IpAddr) -> Option<u32> {
+        self.handle.path_mtu(dst)
     }
 
     /// Returns whether it stopped for its bound rather than for want of input.

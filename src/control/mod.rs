@@ -16,6 +16,7 @@
 //! [`IcmpListener`]). Knows nothing of connections or shards.
 #![forbid(unsafe_code)]
 
+mod asker;
 mod builder;
 mod discovery;
 mod handle;

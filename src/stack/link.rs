@@ -292,6 +292,7 @@ impl Link {
             };
             match self.tables.neighbour(self.ifindex, waiting.next_hop) {
                 Neighbour::Known(mac, _) => {
+                    self.control.note_resolved(self.ifindex, waiting.next_hop);
                     let (dst, rest) = waiting.frame.header.split_at_mut(6);
                     dst.copy_from_slice(&mac.0);
                     if let Some(src) = rest.first_chunk_mut::<6>() {

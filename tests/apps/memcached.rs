@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use super::bed::{Bed, PYTHON, noise};
-use super::common::proc::PATIENCE;
+use super::common::proc::{PATIENCE, Proc};
 
 /// What each client does, in Python, so that it runs on either stack: values of many sizes.
 const CLIENT: &str = r"
@@ -24,12 +24,9 @@ for n in range(150):
 print('done')
 ";
 
-#[test]
-fn four_threads() {
-    let Some(bed) = Bed::new(&["memcached", "python3"], 1) else {
-        return;
-    };
-    // An unprivileged user: what needs privileges is opened before it becomes one.
+/// memcached on luna, as an unprivileged user: what needs privileges is opened before it becomes
+/// one.
+fn start(bed: &Bed) -> Proc {
     let words = [
         "memcached",
         "-u",
@@ -41,8 +38,17 @@ fn four_threads() {
         "-p",
         "11211",
     ];
-    let mut memcached = bed.server(bed.serving("11211"), &words);
+    let memcached = bed.server(bed.serving("11211"), &words);
     bed.wait_for_sockets(1, &["memcached/", "LISTEN", ":11211 ", " luna "]);
+    memcached
+}
+
+#[test]
+fn four_threads() {
+    let Some(bed) = Bed::new(&["memcached", "python3"], 1) else {
+        return;
+    };
+    let mut memcached = start(&bed);
     let client = bed.write("client.py", CLIENT);
     let address = bed.pair.a_end.v4.to_string();
     bed.quiet("sets and gets", || {
@@ -57,6 +63,25 @@ fn four_threads() {
             assert_eq!(report.trim(), "done");
         }
     });
+    assert!(memcached.ended().is_none(), "{}", memcached.report());
+    memcached.terminate();
+}
+
+/// The kernel forgets the client's hardware address, as it does when it has too many of them. Who
+/// has no privileges may not ask for it by netlink, and without it no answer leaves.
+#[test]
+fn an_unprivileged_program_finds_a_forgotten_neighbour() {
+    let Some(bed) = Bed::new(&["memcached"], 1) else {
+        return;
+    };
+    let mut memcached = start(&bed);
+    let device = &bed.pair.a_end.interface;
+    for number in 0..5 {
+        bed.pair.a.ip(&["neigh", "flush", "dev", device]);
+        assert_eq!(bed.pair.a.ip(&["neigh", "show", "dev", device]).trim(), "");
+        let target = bed.at(11211);
+        bed.pair.b.enter(|| sets_and_gets(target, number));
+    }
     assert!(memcached.ended().is_none(), "{}", memcached.report());
     memcached.terminate();
 }

@@ -71,14 +71,14 @@ fn a_vlan_link() {
 #[test]
 fn requests_decode_to_what_they_ask_for() {
     let peer = ip("fd00::2");
-    let [Update::Neighbour(key, _)] = &updates(&resolve_request(5, peer))[..] else {
+    let [Update::Neighbour(key, _)] = &updates(&resolve_request(5, peer, 7))[..] else {
         panic!()
     };
     assert_eq!(*key, (5, peer));
-    let request = resolve_request(5, peer);
+    let request = resolve_request(5, peer, 7);
     // struct ndmsg after the header: state at 8, flags at 10.
     assert_eq!((request[16 + 8], request[16 + 10]), (0, libc::NTF_USE));
-    let request = confirm_request(5, peer);
+    let request = confirm_request(5, peer, 7);
     assert_eq!(
         (request[16 + 8], request[16 + 10]),
         (libc::NUD_REACHABLE as u8, 0)
