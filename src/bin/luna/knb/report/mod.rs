@@ -203,8 +203,10 @@ const SECTIONS: [Section; 6] = [
         "xdp",
         "Requests over AF_XDP on veth",
         "The kernel has the same kind of pair, with its offloads. Where it wins at depth, veth \
-         passes its 64 KB packets by reference, while each of our frames is copied into the \
-         receiver's memory.",
+         passes its 64 KB packets by reference: of a request and its answer each byte is copied \
+         four times, by the calls. A kernel client of luna through sockets has seven copies: by the \
+         four calls, by the kernel for XDP (which must not touch the sender's copy), into and out \
+         of luna's memory.",
         RATES,
     ),
     (

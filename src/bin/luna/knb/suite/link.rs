@@ -157,6 +157,8 @@ impl Links {
             ip(&["-n", &name, "address", "add", &address, "dev", &interface])?;
             ip(&["-n", &name, "link", "set", "lo", "up"])?;
             ip(&["-n", &name, "link", "set", &interface, "up"])?;
+            let network = format!("10.77.{}.0/24", pair.subnet());
+            use_cubic(&name, &interface, &network, &self.address(pair, role));
             if pair == Pair::Bare {
                 let mut words = vec!["netns", "exec", &name, "ethtool", "-K", &interface];
                 for feature in ["tso", "gso", "gro", "tx", "rx", "sg"] {
@@ -179,6 +181,20 @@ impl Drop for Links {
             }
         }
         let _gone = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Has the kernel's TCP use Linux's default congestion control, whatever this host's is. BBR sets a
+/// timer between two bursts, which costs a virtual machine an exit each: by its estimate of the
+/// path, now and then, that took the half of a kernel client's rate.
+fn use_cubic(namespace: &str, interface: &str, network: &str, address: &str) {
+    // A namespace may choose by `sysctl` only what the whole host allows.
+    let route = [
+        "-n", namespace, "route", "replace", network, "dev", interface, "src", address, "congctl",
+        "cubic",
+    ];
+    if let Err(error) = ip(&route) {
+        note(&error);
     }
 }
 
