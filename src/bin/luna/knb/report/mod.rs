@@ -204,9 +204,9 @@ const SECTIONS: [Section; 6] = [
         "Requests over AF_XDP on veth",
         "The kernel has the same kind of pair, with its offloads. Where it wins at depth, veth \
          passes its 64 KB packets by reference: of a request and its answer each byte is copied \
-         four times, by the calls. A kernel client of luna through sockets has seven copies: by the \
-         four calls, by the kernel for XDP (which must not touch the sender's copy), into and out \
-         of luna's memory.",
+         four times, by the calls. A kernel client of luna through sockets has seven copies: by \
+         the four calls, by the kernel for XDP (which must not touch the sender's copy), into \
+         and out of luna's memory.",
         RATES,
     ),
     (
