@@ -9,7 +9,8 @@ mod netns;
 use std::net::{IpAddr, SocketAddr};
 
 use luna::control::{
-    Change, IcmpListener, Mirror, Neighbour, NeighbourState, RouteError, Tables, TooBig,
+    Change, ControlHandle, IcmpListener, Mirror, Neighbour, NeighbourState, RouteError, Tables,
+    TooBig,
 };
 use luna::time::{Clock, Duration, Instant, SystemClock};
 use luna::wire::{Mac, SeqNum};
@@ -293,8 +294,8 @@ fn a_link_that_goes_down_takes_its_routes_along() {
     });
 }
 
-#[test]
-fn a_missing_neighbour_is_resolved_on_request() {
+/// Neighbours of both families are found when `ask` asks for them, and nobody is not.
+fn neighbours_are_resolved(ask: impl Fn(&ControlHandle, u32, IpAddr) -> bool) {
     let Some(pair) = Pair::new() else { return };
     let mut mirror = pair.enter(Mirror::open).unwrap();
     let handle = mirror.handle();
@@ -302,20 +303,28 @@ fn a_missing_neighbour_is_resolved_on_request() {
     for peer in ["10.9.0.2", "fd09::2"] {
         let peer = addr(peer);
         assert_eq!(mirror.tables().neighbour(ifindex, peer), Neighbour::Unknown);
-        let now = SystemClock.now();
-        assert!(handle.request_resolve(now, ifindex, peer));
-        assert!(!handle.request_resolve(now, ifindex, peer), "paced");
-        handle.note_resolved(ifindex, peer);
-        assert!(handle.request_resolve(now, ifindex, peer), "lost again");
+        assert!(ask(&handle, ifindex, peer));
         until(&mut mirror, "neighbour resolved", |t| {
             let found = t.neighbour(ifindex, peer);
             matches!(found, Neighbour::Known(mac, _) if mac == pair.peer_mac())
         });
     }
     let nobody = addr("10.9.0.77");
-    assert!(handle.request_resolve(SystemClock.now(), ifindex, nobody));
+    assert!(ask(&handle, ifindex, nobody));
     until(&mut mirror, "failed", |t| {
         t.neighbour(ifindex, nobody) == Neighbour::Failed
+    });
+}
+
+#[test]
+fn a_missing_neighbour_is_resolved_on_request() {
+    neighbours_are_resolved(|handle, ifindex, peer| {
+        let now = SystemClock.now();
+        assert!(handle.request_resolve(now, ifindex, peer));
+        assert!(!handle.request_resolve(now, ifindex, peer), "paced");
+        handle.note_resolved(ifindex, peer);
+        // Lost again.
+        handle.request_resolve(now, ifindex, peer)
     });
 }
 
@@ -417,29 +426,8 @@ fn without_privileges<R>(f: impl FnOnce() -> R) -> R {
 
 #[test]
 fn without_privileges_a_missing_neighbour_is_resolved_by_traffic() {
-    let Some(pair) = Pair::new() else { return };
-    let mut mirror = pair.enter(Mirror::open).unwrap();
-    let handle = mirror.handle();
-    let ifindex = mirror.tables().link_by_name("v0").unwrap().index;
-    for peer in ["10.9.0.2", "fd09::2"] {
-        let peer = addr(peer);
-        assert_eq!(mirror.tables().neighbour(ifindex, peer), Neighbour::Unknown);
-        let now = SystemClock.now();
-        assert!(without_privileges(
-            || handle.request_resolve(now, ifindex, peer)
-        ));
-        until(&mut mirror, "neighbour resolved", |t| {
-            let found = t.neighbour(ifindex, peer);
-            matches!(found, Neighbour::Known(mac, _) if mac == pair.peer_mac())
-        });
-    }
-    let nobody = addr("10.9.0.77");
-    let now = SystemClock.now();
-    assert!(without_privileges(
-        || handle.request_resolve(now, ifindex, nobody)
-    ));
-    until(&mut mirror, "failed", |t| {
-        t.neighbour(ifindex, nobody) == Neighbour::Failed
+    neighbours_are_resolved(|handle, ifindex, peer| {
+        without_privileges(|| handle.request_resolve(SystemClock.now(), ifindex, peer))
     });
 }
 

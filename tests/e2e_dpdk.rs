@@ -11,7 +11,6 @@
 mod common;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use common::luna::{Run, Stack};
 use common::measure::KernelTcp;
@@ -85,16 +84,7 @@ fn the_kernel_and_luna_exchange_every_byte_over_a_tap() {
         command.args(["--up", &bytes, "--down", &bytes, "--seed", "9"]);
         let before = KernelTcp::of(&netns);
         let mut sending = Proc::start(command);
-        let ended = sending.wait(PATIENCE + Duration::from_secs(120));
-        assert!(
-            ended.success(),
-            "client: {}\nserver: {}",
-            sending.report(),
-            server.report()
-        );
-        assert!(server.wait(PATIENCE).success(), "{}", server.report());
-        let at_client = Outcome::one(&sending.stdout());
-        at_client.assert_matches(&Outcome::one(&server.stdout()), &bytes);
+        let at_client = Outcome::of_both(&mut sending, &mut server, &bytes);
         // Only the kernel's own end of the connection went through the kernel's TCP.
         let segments = KernelTcp::of(&netns).segments_since(&before);
         println!(

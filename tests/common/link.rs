@@ -1,7 +1,6 @@
 //! A link that the kernel has no part in, with luna at both ends, in one namespace.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::luna::{self, Run, Stack};
 use super::netns::Netns;
@@ -57,16 +56,7 @@ impl Link {
         command.args(["--up", &bytes, "--down", &bytes, "--seed", "7"]);
         command.args(["--io", io.word()]);
         let mut sending = Proc::start(command);
-        let ended = sending.wait(PATIENCE + Duration::from_secs(120));
-        assert!(
-            ended.success(),
-            "client: {}\nserver: {}",
-            sending.report(),
-            server.report()
-        );
-        assert!(server.wait(PATIENCE).success(), "{}", server.report());
-        let at_client = Outcome::one(&sending.stdout());
-        at_client.assert_matches(&Outcome::one(&server.stdout()), &bytes);
+        let at_client = Outcome::of_both(&mut sending, &mut server, &bytes);
         at_client.number("mbit")
     }
 

@@ -145,6 +145,22 @@ impl Outcome {
         all.remove(0)
     }
 
+    /// Waits for a client and then its server to end well, each with the other's `bytes`; the
+    /// client's.
+    pub fn of_both(client: &mut Proc, server: &mut Proc, bytes: &str) -> Self {
+        let ended = client.wait(PATIENCE + Duration::from_secs(120));
+        assert!(
+            ended.success(),
+            "client: {}\nserver: {}",
+            client.report(),
+            server.report()
+        );
+        assert!(server.wait(PATIENCE).success(), "{}", server.report());
+        let at_client = Self::one(&client.stdout());
+        at_client.assert_matches(&Self::one(&server.stdout()), bytes);
+        at_client
+    }
+
     /// Each end received as many bytes, and they were the other's.
     pub fn assert_matches(&self, other: &Self, bytes: &str) {
         for (one, other) in [(self, other), (other, self)] {

@@ -306,11 +306,7 @@ impl<E: Engine> Crew<E> {
     pub(crate) fn steward_sleeps(&self) -> bool {
         // Pairs with `leave`: either it sees this, or we see that nobody leads.
         self.steward_asleep.store(true, Ordering::SeqCst);
-        if self
-            .lanes
-            .iter()
-            .any(|lane| lane.leader() == super::thread::NOBODY)
-        {
+        if self.has_lone_shard() {
             self.steward_asleep.store(false, Ordering::SeqCst);
             return false;
         }
@@ -319,13 +315,14 @@ impl<E: Engine> Crew<E> {
 
     /// The steward is not to sleep on while nobody leads a shard.
     fn report_lone_shards(&self) {
-        if self
-            .lanes
-            .iter()
-            .any(|lane| lane.leader() == super::thread::NOBODY)
-        {
+        if self.has_lone_shard() {
             self.call_steward();
         }
+    }
+
+    fn has_lone_shard(&self) -> bool {
+        let mut lanes = self.lanes.iter();
+        lanes.any(|lane| lane.leader() == super::thread::NOBODY)
     }
 
     fn call_steward(&self) {
