@@ -18,9 +18,14 @@ RESULTS=$ROOT/target/bench/results.jsonl
 REPORT=${BENCH_REPORT:-$ROOT/docs/BENCHMARKS.md}
 NAMES=kb$(($$ % 100000))
 
+# Which part of memory the lists of free pages may hold: some runs change it for their time.
+LISTS=/proc/sys/vm/percpu_pagelist_high_fraction
+LISTS_BEFORE=$(cat "$LISTS" 2>/dev/null || true)
+
 # Removes what a run that was interrupted has left: its namespaces bear its name.
-clean_names() {
+clean_up() {
     local name
+    [ -z "$LISTS_BEFORE" ] || [ "$(cat "$LISTS")" = "$LISTS_BEFORE" ] || echo "$LISTS_BEFORE" >"$LISTS"
     for name in $(ip netns list 2>/dev/null | cut -d' ' -f1 | grep "^$NAMES-" || true); do
         ip netns del "$name" 2>/dev/null || true
     done
@@ -58,7 +63,7 @@ main() {
     install_missing $PACKAGES_BUILD $PACKAGES_TEST $PACKAGES_BENCH
     build_release
     build_peers
-    trap clean_names EXIT
+    trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     others=$(tr ' ' '\n' <<<"$tables" | grep -vx memory || true)

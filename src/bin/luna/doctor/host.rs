@@ -28,13 +28,19 @@ pub(super) fn check() -> Vec<Finding> {
     findings
 }
 
-fn kernel() -> Finding {
+/// The kernel's release, and its first two numbers.
+pub(super) fn release() -> (String, (u32, u32)) {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
     let mut numbers = release
         .split(['.', '-'])
         .map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (release, version)
+}
+
+fn kernel() -> Finding {
+    let (release, version) = release();
     if version >= KERNEL_NEEDED {
         Finding::ok(format!("kernel: Linux {release}"))
     } else {

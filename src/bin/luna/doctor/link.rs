@@ -10,6 +10,10 @@ use super::Finding;
 
 /// The longest packet that fits a 4 KiB buffer with its headroom, without multi-buffer support.
 const MTU_MAX_BYTES: u32 = 3498;
+/// Which part of memory the lists of free pages of all cores may hold; 0: the kernel decides.
+const PAGE_LISTS: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+/// The first kernel whose lists grow by themselves.
+const GROWING_LISTS: (u32, u32) = (6, 7);
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     if let DeviceSpec::Memif { socket, role, .. } = &config.device {
@@ -40,7 +44,26 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     };
     let mut findings = vec![state(link), addresses(&tables, link), packet_size(link)];
     findings.extend(queues(interface, config.shards));
+    if link.kind == "veth" {
+        let fraction = fs::read_to_string(PAGE_LISTS).ok();
+        findings.extend(page_lists(super::host::release().1, fraction.as_deref()));
+    }
     findings
+}
+
+/// What the clients on this machine's own kernel, at the other end of a veth, depend on: how much
+/// freed memory a core keeps. On luna's core their requests are freed, on their own they want
+/// memory, and what goes from one list to the other meanwhile leaves every cache.
+fn page_lists(version: (u32, u32), fraction: Option<&str>) -> Option<Finding> {
+    let fraction = fraction?.trim();
+    if version < GROWING_LISTS || fraction != "0" {
+        return None;
+    }
+    Some(Finding::warn(
+        "page lists: each core keeps as much freed memory as the kernel likes, hundreds of MB, \
+         which slows clients on this machine's kernel with many requests under way",
+        "sysctl vm.percpu_pagelist_high_fraction=2000 (docs/CONFIG.md, Clients on the same machine)",
+    ))
 }
 
 /// Whether DPDK has, or can make, the device. Starts DPDK in this process. `None`: not its
@@ -294,4 +317,19 @@ fn holds(pid: u32, line: &str) -> bool {
     directory.flatten().any(|entry| {
         fs::read_to_string(entry.path()).is_ok_and(|text| text.lines().any(|own| own == line))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    #[test]
+    fn lists_that_grow_by_themselves_are_pointed_out() {
+        let level = |version, fraction| page_lists(version, fraction).map(|found| found.level);
+        assert_eq!(level((6, 18), Some("0\n")), Some(Level::Warn));
+        assert_eq!(level((6, 18), Some("2000\n")), None, "they have a bound");
+        assert_eq!(level((6, 1), Some("0\n")), None, "they do not grow there");
+        assert_eq!(level((5, 10), None), None, "there is no such setting");
+    }
 }

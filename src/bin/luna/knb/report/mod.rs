@@ -206,7 +206,9 @@ const SECTIONS: [Section; 6] = [
          passes its 64 KB packets by reference: of a request and its answer each byte is copied \
          four times, by the calls. A kernel client of luna through sockets has seven copies: by \
          the four calls, by the kernel for XDP (which must not touch the sender's copy), into \
-         and out of luna's memory.",
+         and out of luna's memory. From Linux 6.7 on there is more: docs/CONFIG.md, Clients on the \
+         same machine, says why such clients at depth are slower still, and the row with short \
+         page lists (`sysctl vm.percpu_pagelist_high_fraction=2000`) has that removed.",
         RATES,
     ),
     (

@@ -2,6 +2,7 @@
 //! round, so that what the machine does meanwhile happens to all of them.
 
 mod link;
+mod lists;
 pub(crate) mod plan;
 mod play;
 mod store;

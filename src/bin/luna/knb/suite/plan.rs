@@ -67,6 +67,8 @@ pub(crate) enum Variant {
     XdpInline,
     /// A kernel client, and luna over AF_XDP as the server.
     KernelToXdp,
+    /// The same, while the kernel's lists of free pages are short.
+    KernelToXdpShortLists,
 }
 
 impl Variant {
@@ -84,6 +86,7 @@ impl Variant {
             Self::Xdp => "xdp",
             Self::XdpInline => "xdp-inline",
             Self::KernelToXdp => "kernel-to-xdp",
+            Self::KernelToXdpShortLists => "kernel-to-xdp-short-lists",
         }
     }
 
@@ -101,11 +104,12 @@ impl Variant {
             Self::Xdp => "luna ↔ luna, batch",
             Self::XdpInline => "luna ↔ luna, inline",
             Self::KernelToXdp => "kernel client → luna",
+            Self::KernelToXdpShortLists => "the same, short page lists",
         }
     }
 
     /// All, in the order of the tables.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Kernel,
         Self::KernelSpin,
         Self::KernelBare,
@@ -114,6 +118,7 @@ impl Variant {
         Self::Dedicated,
         Self::Inline,
         Self::KernelToXdp,
+        Self::KernelToXdpShortLists,
         Self::Xdp,
         Self::XdpInline,
         Self::RawMemif,
@@ -234,13 +239,20 @@ fn short() -> Vec<Run> {
 }
 
 fn xdp() -> Vec<Run> {
-    use Variant::{Kernel, KernelSpin, KernelToXdp, Xdp, XdpInline};
+    use Variant::{Kernel, KernelSpin, KernelToXdp, KernelToXdpShortLists, Xdp, XdpInline};
     let mut all = Vec::new();
     for mtu in [1500, 9000] {
         for (size, connections, iodepth) in [(64, 1, 1), (4096, 1, 1), (4096, 16, 16)] {
             let (cell, work) = rpc_cell(size, connections, iodepth);
             let cell = format!("MTU {mtu}, {cell}");
-            let variants = [Kernel, KernelSpin, KernelToXdp, Xdp, XdpInline];
+            let variants = [
+                Kernel,
+                KernelSpin,
+                KernelToXdp,
+                KernelToXdpShortLists,
+                Xdp,
+                XdpInline,
+            ];
             all.extend(runs(&cell, mtu, work, &variants));
         }
     }

@@ -9,6 +9,7 @@ use luna::time::{Clock as _, Instant, SystemClock};
 use serde_json::{Value, json};
 
 use super::link::{Links, Pair, Role};
+use super::lists::ShortLists;
 use super::plan::{Run, Variant, Work};
 
 const PORT: u16 = 7000;
@@ -83,6 +84,10 @@ impl Stage {
     pub(crate) fn play(&mut self, run: &Run) -> Result<Value, String> {
         let pair = pair_of(run);
         self.links.need(pair)?;
+        let _lists = match run.variant {
+            Variant::KernelToXdpShortLists => Some(ShortLists::set()?),
+            _ => None,
+        };
         match run.work {
             Work::Redis | Work::Memcached => self.play_app(run, pair),
             _ => self.play_knb(run, pair),
@@ -112,13 +117,20 @@ impl Stage {
         let dev = || self.dev(run, pair, role);
         let luna = |mode: &str| Program::Knb(vec![mode.to_owned(), "--dev".to_owned(), dev()]);
         match (run.variant, role) {
-            (Variant::Kernel | Variant::KernelBare, _) | (Variant::KernelToXdp, Role::Client) => {
+            (Variant::Kernel | Variant::KernelBare, _)
+            | (Variant::KernelToXdp | Variant::KernelToXdpShortLists, Role::Client) => {
                 Program::Knb(words("kernel"))
             }
             (Variant::KernelSpin, _) => Program::Knb(words("kernel --spin")),
             (Variant::Inline | Variant::XdpInline, _) => luna("inline"),
             (Variant::Dedicated, _) => luna("dedicated"),
-            (Variant::Batch | Variant::Xdp | Variant::KernelToXdp, _) => luna("batch"),
+            (
+                Variant::Batch
+                | Variant::Xdp
+                | Variant::KernelToXdp
+                | Variant::KernelToXdpShortLists,
+                _,
+            ) => luna("batch"),
             (Variant::Smoltcp, _) => Program::Peers("smoltcp"),
             (Variant::RawMemif | Variant::RawXdp, _) => Program::Peers("raw"),
         }
@@ -373,7 +385,11 @@ fn pair_of(run: &Run) -> Pair {
         Variant::Kernel | Variant::KernelSpin if run.mtu == 9000 => Pair::KernelJumbo,
         Variant::Kernel | Variant::KernelSpin => Pair::Kernel,
         Variant::KernelBare => Pair::Bare,
-        Variant::Xdp | Variant::XdpInline | Variant::KernelToXdp | Variant::RawXdp => {
+        Variant::Xdp
+        | Variant::XdpInline
+        | Variant::KernelToXdp
+        | Variant::KernelToXdpShortLists
+        | Variant::RawXdp => {
             if run.mtu == 9000 {
                 Pair::XdpJumbo
             } else {
