@@ -17,7 +17,7 @@ use rustix::net::{
 };
 
 use super::message::{self, Update};
-use crate::sys;
+use crate::sys::{self, internal};
 
 /// RFC 863: whoever is there throws it away.
 const PORT_DISCARD: u16 = 9;
@@ -28,11 +28,6 @@ const PROBE: SendFlags = SendFlags::from_bits_retain(0x10);
 
 /// Room for an error with the request that it answers.
 const ANSWER_BYTES: usize = 1024;
-
-/// Gives a descriptor a number that the application will hardly want for its own.
-fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
-    rustix::io::fcntl_dupfd_cloexec(&fd, sys::internal::first()).unwrap_or(fd)
-}
 
 /// What to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +58,7 @@ impl Asker {
         let open = |family| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = socket_with(family, SocketType::DGRAM, flags, None).ok()?;
-            Some(out_of_the_way(socket))
+            Some(internal::out_of_the_way(socket))
         };
         let (v4, v6) = (open(AddressFamily::INET), open(AddressFamily::INET6));
         // A neighbour is one hop away, and whatever a wrong table makes of the datagram goes no

@@ -70,6 +70,7 @@ impl IcmpListener {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let open = |family, protocol, (level, filter): (i32, &[u8])| {
             let socket = socket_with(family, SocketType::RAW, flags, Some(protocol))?;
+            let socket = sys::internal::out_of_the_way(socket);
             sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
             // Not to be woken by every ping. What passes all the same is passed over.
             let _ = sys::setsockopt(socket.as_raw_fd(), level, FILTER, filter);

@@ -24,6 +24,7 @@ use super::asker::Asker;
 use super::handle::ControlHandle;
 use super::message::{self, DumpKind, Message, Update};
 use super::state::{DumpSet, MirrorStats, State};
+use crate::sys::internal;
 
 /// `RTMGRP_*` and, for what has none, `1 << (RTNLGRP_* - 1)`: links, neighbours, addresses,
 /// routes and rules of both families.
@@ -304,8 +305,6 @@ fn on_message(state: &mut State, running: &mut Option<Running>, port: u32, messa
             }
             return;
         }
-    } else if let Update::Done(errno) = message.update {
-        state.stats.refused += u64::from(errno != 0);
     }
     state.apply(message.update, in_dump);
 }
@@ -314,6 +313,7 @@ fn netlink_socket(groups: u32) -> Result<OwnedFd, OpenError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
         .map_err(|e| refused("open a socket", e))?;
+    let socket = internal::out_of_the_way(socket);
     bind(&socket, &SocketAddrNetlink::new(0, groups)).map_err(|e| refused("subscribe", e))?;
     Ok(socket)
 }

@@ -4,7 +4,7 @@
 //! listed, so that a loop that closes "everything" passes over them.
 
 use core::sync::atomic::{AtomicI32, Ordering};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use super::{Errno, close, descriptor_limit, dup_from};
 
@@ -20,6 +20,18 @@ static LEAST: AtomicI32 = AtomicI32::new(i32::MAX);
 pub fn first() -> RawFd {
     let first = (descriptor_limit() / 4 * 3).min(FIRST_MAX);
     i32::try_from(first).unwrap_or(0)
+}
+
+/// Gives a descriptor a high number, close-on-exec, if there is one; else it stays as it is. Does
+/// not list it.
+pub fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
+    high_copy(&fd).unwrap_or(fd)
+}
+
+/// A second descriptor of the same file, with a high number, close-on-exec; none: there is none
+/// left. Does not list it.
+pub fn high_copy(fd: impl AsFd) -> Option<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, first()).ok()
 }
 
 /// Moves a descriptor to a high number, close-on-exec, and lists it. On failure the descriptor

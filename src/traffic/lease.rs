@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
 use super::port_range::{PortBlock, aligned_blocks};
+use crate::sys::internal;
 
 /// log2 of the ports in a leased block: enough for one shard's connections to one server, small
 /// enough for several processes to share the default range of 4,096.
@@ -196,7 +197,7 @@ fn socket() -> rustix::io::Result<OwnedFd> {
 }
 
 fn bind(name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let socket = socket()?;
+    let socket = internal::out_of_the_way(socket()?);
     rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
     Ok(socket)
 }

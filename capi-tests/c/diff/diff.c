@@ -570,6 +570,16 @@ static void tidy(void)
     pipe_signals = 0;
 }
 
+/* Which of the lowest 64 descriptors are open, a bit each. */
+static unsigned long long open_ones(void)
+{
+    unsigned long long open = 0;
+    for (int fd = 0; fd < 64; fd++)
+        if (fcntl(fd, F_GETFD) >= 0)
+            open |= 1ULL << fd;
+    return open;
+}
+
 static int test(const char *path, const char *filter)
 {
     struct sockaddr_un at = path_at(path);
@@ -580,7 +590,11 @@ static int test(const char *path, const char *filter)
         pause_ms(10);
     }
     control = keep(door, 6);
+    unsigned long long before = open_ones();
     listener = keep(made_listener(port, 64), 7);
+    /* Whatever has been opened for the listener besides it is out of the program's way. */
+    if (open_ones() != (before | 1ULL << 7))
+        die("the listener took more numbers than its own");
     /* Numbers below FIRST_FD are taken, so that what a case opens is closed after it. */
     for (int fd = 3; fd < FIRST_FD; fd++)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)

@@ -20,6 +20,7 @@ use crate::device::TxFrame;
 use crate::device::segment::{
     CWR, FLAGS_AT, TCP_CHECKSUM_AT, TSO_BYTES_MAX, continues, joined, tcp_at,
 };
+use crate::sys::internal;
 
 /// `PACKET_VNET_HDR` (linux/if_packet.h).
 const PACKET_VNET_HDR: libc::c_int = 15;
@@ -59,6 +60,7 @@ impl LongFrames {
         // Protocol 0: nothing is received.
         let flags = SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None).ok()?;
+        let fd = internal::out_of_the_way(fd);
         let on: libc::c_int = 1;
         // SAFETY: the option's value is one `int`, which lives through the call.
         let answer = unsafe {

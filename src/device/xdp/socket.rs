@@ -21,7 +21,7 @@ use super::interface::{Interface, open_error};
 use super::long::LongFrames;
 use super::ring::{Consumer, Producer};
 use crate::device::OpenError;
-use crate::sys::ForkMutex;
+use crate::sys::{ForkMutex, internal};
 
 /// The most descriptors of one frame where the kernel copies: the packet's linear part and its
 /// fragments (`MAX_SKB_FRAGS` + 1, 17 by default).
@@ -107,6 +107,7 @@ fn registered_socket(
     let flags = SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
         .map_err(|errno| open_error(interface, "open an AF_XDP socket", errno.into()))?;
+    let fd = internal::out_of_the_way(fd);
     let region = XdpUmemReg {
         addr: umem.0.expose_provenance() as u64,
         len: umem.1 as u64,

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use aya::maps::{Map, MapData};
 
 use super::{
-    AttachMode, Hold, PORTS_MAP, PROGRAM_NAME, Steering, io_error_of_map, io_error_of_program,
+    AttachMode, Hold, PORTS_MAP, PROGRAM_NAME, Steering, held_link, io_error_of_map,
+    io_error_of_program,
 };
 use crate::device::OpenError;
 use crate::device::xdp::interface::{Interface, open_error};
-use crate::sys;
 
 /// Joins the processes that use `program` on `interface`. `None`: it is not ours, or a build's
 /// with other maps, or it goes away at this moment.
@@ -53,12 +53,12 @@ pub(super) fn join(interface: &Interface, program: u32) -> Result<Option<Steerin
     } else {
         AttachMode::Native
     };
-    Steering::assemble(interface.clone(), mode, Hold::Joined { _link: link }, maps).map(Some)
+    Steering::assemble(interface.clone(), mode, Hold::Held { _link: link }, maps).map(Some)
 }
 
 /// A descriptor of the link that attaches `program`.
 fn link_of(program: u32) -> Option<std::os::fd::OwnedFd> {
     let mut links = aya::programs::loaded_links().flatten();
     let link = links.find(|link| link.program_id() == program)?;
-    sys::bpf_link_by_id(link.id()).ok()
+    held_link(link.id())
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
@@ -28,6 +28,7 @@ use aya::{Ebpf, EbpfError};
 
 use crate::device::OpenError;
 use crate::device::xdp::interface::{Interface, open_error};
+use crate::sys::{self, internal};
 use crate::traffic::QueueLease;
 
 /// The object file that `build.rs` compiled, aligned as its parser wants it.
@@ -146,12 +147,36 @@ pub struct Steering {
     _hold: Hold,
 }
 
-/// What keeps the program attached.
+/// What keeps the program attached: its link.
 enum Hold {
-    /// By us.
-    First { _link: FdLink, _program: Ebpf },
-    /// By another process: the same link.
-    Joined { _link: OwnedFd },
+    /// A descriptor of our own.
+    Held { _link: OwnedFd },
+    /// The one that the BPF library opened, where it takes more privileges to open another.
+    Library { _link: FdLink },
+}
+
+impl Hold {
+    fn of(link: FdLink) -> Self {
+        let again = link.info().ok().and_then(|info| held_link(info.id()));
+        match again {
+            Some(held) => Self::Held { _link: held },
+            None => Self::Library { _link: link },
+        }
+    }
+}
+
+/// A descriptor for the link with this kernel id.
+fn held_link(id: u32) -> Option<OwnedFd> {
+    let link = sys::bpf_link_by_id(id).ok()?;
+    Some(internal::out_of_the_way(link))
+}
+
+/// The same map, by another descriptor.
+fn out_of_the_way(map: MapData) -> Result<MapData, MapError> {
+    match internal::high_copy(map.fd().as_fd()) {
+        Some(fd) => MapData::from_fd(fd),
+        None => Ok(map),
+    }
 }
 
 impl fmt::Debug for Steering {
@@ -229,11 +254,9 @@ impl Steering {
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), ebpf.take_map(name)?)))
             .collect();
-        let hold = Hold::First {
-            _link: link,
-            _program: ebpf,
-        };
-        Self::assemble(interface, mode, hold, maps)
+        // The program itself is held by its link.
+        drop(ebpf);
+        Self::assemble(interface, mode, Hold::of(link), maps)
     }
 
     /// Puts together what steers, from the maps by their names.
@@ -250,8 +273,17 @@ impl Steering {
                 io::Error::from_raw_os_error(libc::ENOENT),
             )
         };
-        let mut map = |name: &str| maps.remove(name).ok_or_else(missing);
         let wrong = |_: MapError| missing();
+        let mut map = |name: &str| {
+            let (Map::HashMap(map) | Map::XskMap(map) | Map::PerCpuArray(map)) =
+                maps.remove(name).ok_or_else(missing)?
+            else {
+                return Err(missing());
+            };
+            out_of_the_way(map)
+                .and_then(Map::from_map_data)
+                .map_err(wrong)
+        };
         Ok(Self {
             queue_ports: HashMap::try_from(map(PORTS_MAP)?).map_err(wrong)?,
             local_addrs: HashMap::try_from(map("local_addrs")?).map_err(wrong)?,

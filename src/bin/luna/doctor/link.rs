@@ -62,7 +62,8 @@ fn page_lists(version: (u32, u32), fraction: Option<&str>) -> Option<Finding> {
     Some(Finding::warn(
         "page lists: each core keeps as much freed memory as the kernel likes, hundreds of MB, \
          which slows clients on this machine's kernel with many requests under way",
-        "sysctl vm.percpu_pagelist_high_fraction=2000 (docs/CONFIG.md, Clients on the same machine)",
+        "sysctl vm.percpu_pagelist_high_fraction=2000 (docs/CONFIG.md, Clients on the same \
+         machine)",
     ))
 }
 
