@@ -4,7 +4,6 @@
 use core::net::IpAddr;
 
 use super::counters::Drop;
-use super::ingress::LOOK_AHEAD_ABOVE;
 use super::link::Hop;
 use super::shard::{Mark, Shard, Slot};
 use super::template::Template;
@@ -19,7 +18,7 @@ impl Shard {
     /// device. Returns how many frames it took.
     pub(super) fn egress(&mut self, now: Instant) -> usize {
         let mut dirty = core::mem::take(&mut self.dirty);
-        if self.slots.len() >= LOOK_AHEAD_ABOVE {
+        if self.looks_ahead() {
             // No more than the caches hold: of a long list the rest is for another time.
             for &index in dirty.iter().take(RX_BURST_FRAMES) {
                 self.look_ahead_sending(index);

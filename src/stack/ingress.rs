@@ -185,14 +185,20 @@ fn peek(frame: &[u8]) -> Option<FlowKey> {
 }
 
 /// With fewer connections than this the caches have them all.
-pub(super) const LOOK_AHEAD_ABOVE: usize = 1024;
+const LOOK_AHEAD_ABOVE: usize = 1024;
 
 impl Shard {
+    /// Whether it pays to fetch connections before they are looked at.
+    #[inline]
+    pub(super) fn looks_ahead(&self) -> bool {
+        self.slots.len() >= LOOK_AHEAD_ABOVE
+    }
+
     /// Begins to fetch the connections that a burst is for, so that the memory's answers come
     /// together and not one after the other. Where there are few it does nothing.
     #[inline]
     pub(super) fn look_ahead(&self, frames: &[RxFrame]) {
-        if frames.len() < 2 || self.slots.len() < LOOK_AHEAD_ABOVE {
+        if frames.len() < 2 || !self.looks_ahead() {
             return;
         }
         let mut sought = ArrayVec::<Sought, RX_BURST_FRAMES>::new();

@@ -14,7 +14,6 @@ use super::configs::Configs;
 use super::counters::Counters;
 use super::dispatch::{Batch, Dispatch, Inbox};
 use super::flow_table::{Flow, FlowKey, FlowTable};
-use super::ingress::LOOK_AHEAD_ABOVE;
 use super::link::{HopCache, Link};
 use super::listeners::Listener;
 use super::parts::Continued;
@@ -352,7 +351,7 @@ impl Shard {
         self.timers_ran = now;
         let mut due = core::mem::take(&mut self.due);
         self.timers.expire(now, &mut due);
-        if self.slots.len() >= LOOK_AHEAD_ABOVE {
+        if self.looks_ahead() {
             due.iter()
                 .for_each(|index| self.slots.prefetch(*index, 0..size_of::<Slot>()));
         }

@@ -148,7 +148,8 @@ impl Outcome {
     /// Waits for a client and then its server to end well, each with the other's `bytes`; the
     /// client's.
     pub fn of_both(client: &mut Proc, server: &mut Proc, bytes: &str) -> Self {
-        let ended = client.wait(PATIENCE + Duration::from_secs(120));
+        let mebibytes = bytes.parse::<u64>().expect("a number of bytes") >> 20;
+        let ended = client.wait(PATIENCE + Duration::from_secs(120 + mebibytes));
         assert!(
             ended.success(),
             "client: {}\nserver: {}",
