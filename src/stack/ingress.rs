@@ -284,13 +284,29 @@ impl Shard {
                 return;
             }
             Disposition::Reopen => {
-                let next = slot.conn.time_wait_seed().snd_nxt;
-                self.forget(index);
-                self.segment_for_listener(now, arrived, Some(next + REUSE_GAP));
+                self.succeed(now, index, arrived);
                 return;
             }
         }
         self.after_input(now, index);
+    }
+
+    /// A SYN has arrived that may open the successor of a connection in TIME-WAIT which the
+    /// application has not let go of: it may have data to read still.
+    fn succeed(&mut self, now: Instant, index: u32, arrived: &mut Arrived) {
+        let is_wanted = self.find_listener(arrived.local).is_some();
+        let Some(slot) = self.slots.at_mut(index) else {
+            return;
+        };
+        let next = slot.conn.time_wait_seed().snd_nxt;
+        match is_wanted {
+            true => slot.conn.give_way(now),
+            false => slot.conn.stay(now),
+        }
+        self.after_input(now, index);
+        if is_wanted {
+            self.segment_for_listener(now, arrived, Some(next + REUSE_GAP));
+        }
     }
 
     //= RFC 9293 §3.5.2

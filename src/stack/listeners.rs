@@ -196,7 +196,7 @@ impl Shard {
         }
     }
 
-    fn find_listener(&self, to: SocketAddr) -> Option<u32> {
+    pub(super) fn find_listener(&self, to: SocketAddr) -> Option<u32> {
         let candidates = self.listeners_by_port.get(&to.port())?;
         let matching = |i: &&u32| {
             self.listeners
@@ -372,7 +372,7 @@ impl Shard {
             remote: remote.port(),
         };
         let conn = Connection::accept_after_syn_ack(
-            &config, ports, found.iss, ts_offset, &found.syn, now, 0, now,
+            &config, ports, found.iss, ts_offset, &found.syn, None, 0, now,
         );
         match self.insert_child(index, conn, arrived) {
             Some(child) => self.segment_for_connection(now, child, arrived),
@@ -474,8 +474,10 @@ impl Shard {
                 if self.find_listener(arrived.local).is_some() {
                     self.time_waits.remove(&mut self.flows, index);
                     self.segment_for_listener(now, arrived, Some(iss_min));
-                } else {
-                    self.reset(now, arrived);
+                } else if let Some(record) = self.time_waits.at_mut(index)
+                    && let TimeWaitDecision::Ack(header) = record.state.stay(now)
+                {
+                    self.reply(now, arrived.local, arrived.remote, &header);
                 }
             }
         }

@@ -42,6 +42,18 @@ impl<T> Fifo<T> {
         }
     }
 
+    pub(crate) fn push_front(&mut self, value: T) {
+        if let Some(second) = self.first.replace(value) {
+            let rest = self.rest.get_or_insert_with(Box::default);
+            rest.push_front(second);
+        }
+    }
+
+    pub(crate) fn pop_back(&mut self) -> Option<T> {
+        let last = self.rest.as_mut().and_then(|q| q.pop_back());
+        last.or_else(|| self.first.take())
+    }
+
     #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<T> {
         let front = self.first.take()?;

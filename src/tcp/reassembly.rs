@@ -10,9 +10,15 @@ use arrayvec::ArrayVec;
 
 use super::fifo::Fifo;
 use super::payload::{Payload, Pieces};
-use super::receiver::push_coalescing;
+use super::receiver::{COALESCE_BYTES_MAX, push_coalescing};
 use crate::limits::REASSEMBLY_RANGES_MAX;
 use crate::wire::{SackBlock, SeqNum};
+
+/// A piece up to this long is copied behind a short one that arrives in front of it.
+///
+/// Otherwise a peer that sends a window from its end to its beginning, a byte at a time, would pin
+/// a packet buffer per byte; with this, one per so many bytes.
+const MERGE_BYTES_MAX: usize = 1024;
 
 /// What became of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +148,9 @@ impl<P: Payload> Reassembly<P> {
         for piece in pieces.drain(..) {
             push_coalescing(&mut range.pieces, piece);
         }
-        if let Some(mut follower) = follower {
+        if let Some(follower) = follower {
             range.end = follower.end;
-            range.pieces.append(&mut follower.pieces);
+            join(&mut range.pieces, follower.pieces);
         }
     }
 
@@ -163,7 +169,7 @@ impl<P: Payload> Reassembly<P> {
                 piece.advance(n);
                 skip -= n;
                 if !piece.is_empty() {
-                    queue.push_back(piece);
+                    push_coalescing(queue, piece);
                 }
             }
             nxt = range.end;
@@ -199,6 +205,31 @@ impl<P: Payload> Reassembly<P> {
         self.ranges.clear();
         self.bytes = 0;
     }
+}
+
+/// Puts `back` behind `front`. Where they meet short pieces become one, and the shorter of the two
+/// is what moves: a byte costs the same however many there are, in whatever order they come.
+fn join<P: Payload>(front: &mut Fifo<P>, mut back: Fifo<P>) {
+    while let Some(tail) = front.back_mut()
+        && let Some(next) = back.front_mut()
+        && tail.len().min(next.len()) <= COALESCE_BYTES_MAX
+        && next.len() <= MERGE_BYTES_MAX
+    {
+        let copied = tail.append(next.as_bytes());
+        next.advance(copied);
+        if !next.is_empty() {
+            break;
+        }
+        back.pop_front();
+    }
+    if front.len() >= back.len() {
+        front.append(&mut back);
+        return;
+    }
+    while let Some(piece) = front.pop_back() {
+        back.push_front(piece);
+    }
+    *front = back;
 }
 
 /// Drops the first `n` bytes of `pieces`.

@@ -16,7 +16,7 @@ pub(crate) const WINDOW_SHIFT_MAX: u8 = 14;
 ///
 /// Otherwise a peer that sends one byte at a time would pin a whole packet buffer per byte.
 /// Short enough that the copy costs less than the cache misses of another piece.
-const COALESCE_BYTES_MAX: usize = 256;
+pub(super) const COALESCE_BYTES_MAX: usize = 256;
 
 /// What a segment's data did to the receive side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

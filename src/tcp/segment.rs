@@ -98,7 +98,9 @@ pub enum Disposition {
     Reset(TcpHeader),
     /// The connection no longer exists: answer as for a closed port (RFC 9293 §3.10.7.1).
     Orphan,
-    /// The segment is a SYN that may open the successor of this connection, which was in
-    /// TIME-WAIT and is now closed (RFC 6191): give it to the listener on that port.
+    /// The segment is a SYN that may open the successor of this connection, which is in TIME-WAIT
+    /// (RFC 6191). If there is a listener on that port, give it the segment after a call of
+    /// [`give_way`](super::Connection::give_way), else call
+    /// [`stay`](super::Connection::stay).
     Reopen,
 }

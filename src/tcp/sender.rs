@@ -171,6 +171,10 @@ impl<P: Payload> Sender<P> {
         // The window's right edge stays where it was until the segment's own window is taken.
         self.wnd = self.wnd.saturating_sub(ack.distance_from(self.una));
         self.una = ack;
+        // Taken along, or after 2 GiB of full segments it would seem to lie ahead.
+        if self.small.before(ack) {
+            self.small = ack;
+        }
         self.queue.release_until(ack);
     }
 

@@ -36,7 +36,7 @@ pub enum TimeWaitDecision {
     Ack(TcpHeader),
     /// Forget this record and give the SYN to the listener, if there is one; the new
     /// connection's initial sequence number must not be before `iss_min`. Without a listener
-    /// the record stays and the segment is answered as for a closed port.
+    /// the record stays: see [`TimeWait::stay`].
     Reuse {
         /// The earliest initial sequence number for the successor.
         iss_min: SeqNum,
@@ -120,12 +120,13 @@ impl TimeWait {
             return TimeWaitDecision::Ignore;
         }
         let old = self.is_old(header);
+        let recent = self.has_timestamps().then_some(self.ts_recent);
+        if may_succeed(header, self.rcv_nxt, recent) {
+            return TimeWaitDecision::Reuse {
+                iss_min: self.snd_nxt + REUSE_GAP,
+            };
+        }
         if has(TcpFlags::SYN) && !has(TcpFlags::ACK) && !has(TcpFlags::FIN) {
-            if self.may_reuse(header) {
-                return TimeWaitDecision::Reuse {
-                    iss_min: self.snd_nxt + REUSE_GAP,
-                };
-            }
             // An old duplicate, or a new connection that started badly. The answer tells the
             // latter's sender that something is left here (RFC 5961 §4).
             return self.ack(now);
@@ -158,21 +159,10 @@ impl TimeWait {
                 .is_some_and(|ts| is_before(ts.value, self.ts_recent))
     }
 
-    /// Whether a SYN may open a successor (RFC 6191 §2).
-    fn may_reuse(&self, header: &TcpHeader) -> bool {
-        //= RFC 9293 §3.6.1
-        //# "it MAY accept a new SYN from the remote TCP endpoint to reopen the connection
-        //#  directly from the TIME-WAIT state (MAY-2)"
-        let later_sequence = header.seq.after(self.rcv_nxt);
-        match (self.has_timestamps(), header.options.timestamps) {
-            (true, Some(ts)) => {
-                is_before(self.ts_recent, ts.value)
-                    || (ts.value == self.ts_recent && later_sequence)
-            }
-            // Timestamps begin with the successor: PAWS can tell its segments from older ones.
-            (false, Some(_)) => true,
-            (_, None) => later_sequence,
-        }
+    /// The answer to a SYN for a successor that nobody wants: it tells the sender that something is
+    /// left here, as it tells that of any other.
+    pub fn stay(&mut self, now: Instant) -> TimeWaitDecision {
+        self.ack(now)
     }
 
     fn has_timestamps(&self) -> bool {
@@ -211,6 +201,27 @@ impl TimeWait {
 /// RFC 7323 §5.2: timestamps wrap.
 fn is_before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
+}
+
+/// Whether a segment may open the successor of a connection in TIME-WAIT (RFC 6191 §2). `recent`:
+/// TS.Recent, if the connection had timestamps.
+pub(super) fn may_succeed(header: &TcpHeader, rcv_nxt: SeqNum, recent: Option<u32>) -> bool {
+    let flags = TcpFlags::SYN | TcpFlags::ACK | TcpFlags::FIN | TcpFlags::RST;
+    if header.flags & flags != TcpFlags::SYN {
+        return false;
+    }
+    //= RFC 9293 §3.6.1
+    //# "it MAY accept a new SYN from the remote TCP endpoint to reopen the connection
+    //#  directly from the TIME-WAIT state (MAY-2)"
+    let later_sequence = header.seq.after(rcv_nxt);
+    match (recent, header.options.timestamps) {
+        (Some(recent), Some(ts)) => {
+            is_before(recent, ts.value) || (ts.value == recent && later_sequence)
+        }
+        // Timestamps begin with the successor: PAWS can tell its segments from older ones.
+        (None, Some(_)) => true,
+        (_, None) => later_sequence,
+    }
 }
 
 /// Whole milliseconds, rounded up so that nothing ends early.

@@ -39,6 +39,29 @@ fn alternate_bytes_pin_a_bounded_number_of_objects() {
     assert_eq!(got.len(), text.len());
 }
 
+/// A window from its end to its beginning, a byte at a time: never more than one range.
+#[test]
+fn descending_bytes_pin_a_bounded_number_of_objects() {
+    const BYTES: u32 = 60_000;
+    let (mut host, _, mut peer, conn) =
+        connected(&Config::default(), syn_options(1000, true, None, None));
+    let objects = host.shard.objects_in_use();
+    let mut most = 0;
+    for at in (1..BYTES).rev() {
+        let mut segment = peer.segment(ACK | PSH, &[(at * 13) as u8]);
+        segment.seq = segment.seq.wrapping_add(at);
+        host.give(&segment.frame());
+        host.sent.clear();
+        most = most.max(host.shard.objects_in_use() - objects);
+    }
+    assert!(most <= BYTES as usize / 1000 + 2, "{most} objects");
+    peer.send(&mut host, &[0]);
+    let got = read_all(&mut host, conn);
+    let text: Vec<u8> = (0..BYTES).map(|at| (at * 13) as u8).collect();
+    assert!(got == text, "{} bytes", got.len());
+    assert_eq!(host.shard.objects_in_use(), objects);
+}
+
 /// Random overlapping pieces of one stream, and FINs in wrong places: the first copy of a byte
 /// counts, every byte comes once.
 #[test]

@@ -37,6 +37,8 @@ pub(super) struct Cubic {
     last_ack: Instant,
     /// W_max and cwnd_prior before the last congestion event.
     before: (u32, u32),
+    /// The next epoch is the first after a timeout.
+    timed_out: bool,
     hystart: HyStart,
     reno: NewReno,
 }
@@ -51,6 +53,7 @@ impl Cubic {
             epoch: None,
             last_ack: Instant::ZERO,
             before: (0, 0),
+            timed_out: false,
             hystart: HyStart::new(),
             reno: NewReno::new(),
         }
@@ -60,11 +63,16 @@ impl Cubic {
         //= RFC 9438 §4.2
         //# "K is the time period that the above function takes to increase the congestion
         //#  window size at the beginning of the current congestion avoidance stage to W_max"
-        let missing = self.w_max.saturating_sub(window.cwnd);
-        if missing == 0 {
-            // After a timeout, or when the window is past W_max already (§4.8, §4.10).
-            self.w_max = window.cwnd;
+        let mut missing = self.w_max.saturating_sub(window.cwnd);
+        //= RFC 9438 §4.8
+        //# "During the first congestion avoidance stage after a timeout ... K is set to 0, and
+        //#  W_max is set to the congestion window size at the beginning of the current congestion
+        //#  avoidance stage."
+        // The same when the window is past W_max already (§4.10).
+        if missing == 0 || self.timed_out {
+            (missing, self.w_max) = (0, window.cwnd);
         }
+        self.timed_out = false;
         self.k_ms = cube_root_ms(missing, window.mss);
         self.w_est = window.cwnd;
         self.epoch = Some(now);
@@ -103,7 +111,11 @@ fn cube_root_ms(bytes: u32, mss: u32) -> u32 {
 
 impl Algorithm for Cubic {
     fn observe(&mut self, window: &mut Window, ack: &Ack) {
-        if window.in_slow_start() && self.hystart.observe(ack) {
+        //= RFC 9406 §4.3
+        //# "An implementation SHOULD use HyStart++ only for the initial slow start (when the
+        //#  ssthresh is at its initial value of arbitrarily high per [RFC5681]) and fall back to
+        //#  using standard slow start for the remainder of the connection lifetime."
+        if window.in_initial_slow_start() && self.hystart.observe(ack) {
             //= RFC 9406 §4.2
             //# "If CSS_ROUNDS rounds are complete, enter congestion avoidance by setting the
             //#  ssthresh to the current cwnd."
@@ -114,7 +126,11 @@ impl Algorithm for Cubic {
     fn on_ack(&mut self, window: &mut Window, ack: &Ack) {
         if window.in_slow_start() {
             self.epoch = None;
-            let divisor = self.hystart.growth_divisor();
+            let divisor = if window.in_initial_slow_start() {
+                self.hystart.growth_divisor()
+            } else {
+                1
+            };
             let bytes = (ack.bytes / divisor).max(1);
             self.reno.on_ack(window, &Ack { bytes, ..*ack });
             return;
@@ -189,12 +205,18 @@ impl Algorithm for Cubic {
         };
         self.prior = base;
         self.epoch = None;
+        self.timed_out = false;
         scaled(base, BETA.0, BETA.1).max(window.floor())
+    }
+
+    fn on_timeout(&mut self) {
+        self.timed_out = true;
     }
 
     fn on_undo(&mut self) {
         (self.w_max, self.prior) = self.before;
         self.epoch = None;
+        self.timed_out = false;
     }
 }
 

@@ -52,6 +52,11 @@ impl Window {
         self.cwnd < self.ssthresh
     }
 
+    /// Whether nothing has ended slow start since the connection began.
+    pub(crate) fn in_initial_slow_start(&self) -> bool {
+        self.ssthresh == u32::MAX && self.in_slow_start()
+    }
+
     /// The least that a threshold may be (RFC 5681 §3.1 equation (4)).
     pub(crate) fn floor(&self) -> u32 {
         self.mss.saturating_mul(2)
@@ -103,6 +108,8 @@ pub(crate) trait Algorithm {
     fn on_ecn(&mut self, window: &Window, flight: u32) -> u32 {
         self.on_loss(window, flight)
     }
+    /// The retransmission timer expired: after [`on_loss`](Self::on_loss), if it is the first time.
+    fn on_timeout(&mut self) {}
     /// The last loss was none: forget what it taught.
     fn on_undo(&mut self) {}
 }
@@ -349,6 +356,7 @@ impl Controller {
             // A timeout in the middle of a recovery: what was before that counts.
             self.prior = prior.or(self.prior);
         }
+        self.kind.algorithm().on_timeout();
         //= RFC 5681 §3.1
         //# "cwnd MUST be set to no more than the loss window, LW, which equals 1 full-sized
         //#  segment"

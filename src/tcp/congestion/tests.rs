@@ -190,6 +190,75 @@ fn cubic_leaves_slow_start_when_round_trips_grow() {
     panic!("still in slow start at {}", c.cwnd());
 }
 
+/// RFC 9406 §4.3: what ended the first slow start does not end a later one after its first round.
+#[test]
+fn a_later_slow_start_of_cubic_goes_all_the_way() {
+    for after_idle in [true, false] {
+        let mut c = Controller::new(CongestionControl::Cubic, 1000, false);
+        let (mut now, mut sent) = (Instant::ZERO, SeqNum::new(0));
+        for i in 0..40u64 {
+            let window = c.cwnd();
+            c.on_transmitted(window, true, true);
+            for _ in 0..10 {
+                now += Duration::from_millis(2);
+                sent += window / 10;
+                let rtt = Some(Duration::from_millis(20 + 5 * i));
+                let ack = Ack {
+                    bytes: window / 10,
+                    una: sent,
+                    nxt: sent + window,
+                    rtt,
+                    srtt: rtt,
+                    now,
+                    ..Ack::default()
+                };
+                c.observe(&ack);
+                c.on_ack(&ack);
+            }
+        }
+        let end = if after_idle {
+            c.on_idle();
+            c.ssthresh()
+        } else {
+            c.on_timeout(c.cwnd(), true);
+            c.ssthresh()
+        };
+        assert!((50_000..u32::MAX).contains(&end) && c.cwnd() < end / 4);
+        let mut rounds = 0;
+        while c.cwnd() < end {
+            round(&mut c, &mut now, &mut sent, Ack::default());
+            assert_eq!(c.ssthresh(), end, "slow start goes on");
+            rounds += 1;
+            // A round of this test is one ACK: two segments at most.
+            assert!(rounds < end / 1000, "{} after {rounds}", c.cwnd());
+        }
+    }
+}
+
+/// RFC 9438 §4.8: K is 0 and W_max the window that congestion avoidance begins with.
+#[test]
+fn after_a_timeout_cubic_grows_from_where_slow_start_ended() {
+    for timed_out in [true, false] {
+        let mut c = in_avoidance(CongestionControl::Cubic, 1_000_000);
+        if timed_out {
+            c.on_timeout(1_000_000, true);
+            c.window.cwnd = c.ssthresh();
+        } else {
+            c.enter_sack_recovery(1_000_000);
+            c.exit_sack_recovery();
+        }
+        assert_eq!(c.cwnd(), 700_000);
+        let (mut now, mut sent) = (Instant::ZERO, SeqNum::new(0));
+        for _ in 0..100 {
+            round(&mut c, &mut now, &mut sent, Ack::default());
+        }
+        // After a second: the cubic around W_max is steep at first, the one that begins flat is not
+        // ahead of Reno's line yet.
+        let grown = c.cwnd() - 700_000;
+        assert_eq!(grown > 70_000, !timed_out, "{grown}");
+    }
+}
+
 #[test]
 fn hpcc_follows_the_busiest_hop_and_without_one_is_newreno() {
     let mut c = in_avoidance(CongestionControl::Hpcc, 100_000);

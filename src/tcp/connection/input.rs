@@ -6,6 +6,7 @@ use super::super::receiver::Arrival;
 use super::super::recovery::Phase;
 use super::super::segment::{Disposition, SegmentIn};
 use super::super::state::{Input, State};
+use super::super::time_wait::may_succeed;
 use super::super::timers::Timer;
 use super::{Connection, Event, Flags};
 use crate::time::{Duration, Instant};
@@ -109,10 +110,7 @@ impl<P: Payload> Connection<P> {
                 // RFC 1337 fix 1: a reset must not cut TIME-WAIT short.
                 return Disposition::Continue;
             }
-            State::TimeWait if self.is_successor(h) => {
-                self.transition(Input::Delete, now);
-                return Disposition::Reopen;
-            }
+            State::TimeWait if self.is_successor(h) => return Disposition::Reopen,
             _ => {}
         }
         if !self.passes_paws(now, h) {
@@ -373,16 +371,20 @@ impl<P: Payload> Connection<P> {
     /// Whether a SYN may open the successor of this connection in TIME-WAIT (RFC 6191 §2).
     #[cold]
     fn is_successor(&self, h: &TcpHeader) -> bool {
-        if h.flags & (TcpFlags::SYN | TcpFlags::ACK) != TcpFlags::SYN {
-            return false;
-        }
-        let newer_seq = h.seq.after(self.rx.nxt);
-        match (h.options.timestamps, self.flags.contains(Flags::TIMESTAMPS)) {
-            (Some(ts), true) => {
-                let step = ts.value.wrapping_sub(self.stamps.recent) as i32;
-                step > 0 || (step == 0 && newer_seq)
-            }
-            _ => newer_seq,
-        }
+        let has_timestamps = self.flags.contains(Flags::TIMESTAMPS);
+        let recent = has_timestamps.then_some(self.stamps.recent);
+        may_succeed(h, self.rx.nxt, recent)
+    }
+
+    /// A listener is to have the SYN that [`Disposition::Reopen`] was the answer to. What has not
+    /// been read stays.
+    pub fn give_way(&mut self, now: Instant) {
+        self.transition(Input::Delete, now);
+    }
+
+    /// Nobody is to have that SYN. Tells its sender that something is left here, as of any SYN
+    /// (RFC 5961 §4).
+    pub fn stay(&mut self, now: Instant) {
+        self.challenge(now);
     }
 }

@@ -267,8 +267,8 @@ impl<P: Payload> Connection<P> {
     /// compact half-open record, a SYN cookie). Feed it the ACK that completes the handshake.
     ///
     /// Of `syn` only the sequence number, the window and the options are looked at.
-    /// `syn_ack_sent_at` gives the round-trip time, unless the SYN-ACK was retransmitted
-    /// `retransmissions` times.
+    /// `syn_ack_sent_at` gives the round-trip time, unless it is not known or the SYN-ACK was
+    /// retransmitted `retransmissions` times.
     #[allow(
         clippy::too_many_arguments,
         reason = "the fields of a half-open record"
@@ -279,7 +279,7 @@ impl<P: Payload> Connection<P> {
         iss: SeqNum,
         ts_offset: u32,
         syn: &TcpHeader,
-        syn_ack_sent_at: Instant,
+        syn_ack_sent_at: Option<Instant>,
         retransmissions: u8,
         now: Instant,
     ) -> Self {
@@ -287,7 +287,7 @@ impl<P: Payload> Connection<P> {
         c.flags -= Flags::SYN_PENDING;
         c.tx.nxt = iss + 1;
         let _ = c.rx.advertise_unscaled();
-        c.syn_sent_at = syn_ack_sent_at;
+        c.syn_sent_at = syn_ack_sent_at.unwrap_or(Instant::FAR_FUTURE);
         c.syn_timeouts = retransmissions;
         c.flags.set(Flags::SYN_RESENT, retransmissions > 0);
         c.timers.arm(Timer::Retransmit, now + c.rtt.rto());

@@ -192,7 +192,10 @@ impl<P: Payload> Connection<P> {
         //# "RTT samples MUST NOT be made using segments that were retransmitted (and thus for
         //#  which it is ambiguous whether the reply was for the first instance"
         if !self.flags.contains(Flags::SYN_RESENT) {
-            self.rtt.on_sample(now.saturating_since(self.syn_sent_at));
+            // A cookie does not remember when: until data tells, RFC 6298 §2.1 holds.
+            if self.syn_sent_at != Instant::FAR_FUTURE {
+                self.rtt.on_sample(now.saturating_since(self.syn_sent_at));
+            }
         } else if !self.sample_by_timestamp(now, h) {
             self.rtt.on_lossy_handshake();
         }

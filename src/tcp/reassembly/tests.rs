@@ -54,6 +54,41 @@ fn when_full_the_newest_is_dropped_but_what_touches_is_kept() {
     assert_eq!(blocks(&r, 1), [(10, 24)]);
 }
 
+/// A byte at a time, in an order of which each byte touches what is there.
+fn one_by_one(order: impl Iterator<Item = u32>) -> Reassembly<Bytes> {
+    let mut r = Reassembly::new();
+    for at in order {
+        let mut pieces = Pieces::new();
+        pieces.push(Bytes::with_room(&bytes(at, at + 1), 1900));
+        assert_eq!(r.insert(seq(at), 1, &mut pieces), Inserted::New);
+    }
+    r
+}
+
+#[test]
+fn whatever_the_order_short_pieces_become_long_ones() {
+    const END: u32 = 20_000;
+    let up = one_by_one(1..END);
+    let down = one_by_one((1..END).rev());
+    // From the middle to both sides.
+    let out = one_by_one((0..END - 1).map(|i| {
+        let half = i / 2;
+        END / 2 + if i % 2 == 0 { half } else { 0 } - if i % 2 == 1 { half + 1 } else { 0 }
+    }));
+    for (name, mut r) in [("up", up), ("down", down), ("out", out)] {
+        assert_eq!(r.ranges(), 1, "{name}");
+        let pieces = r.ranges[0].pieces.len();
+        assert!(pieces <= END as usize / 1000 + 2, "{name}: {pieces} pieces");
+        let mut queue = Fifo::new();
+        assert_eq!(r.drain_into(seq(1), &mut queue), seq(END));
+        let got: Vec<u8> = queue
+            .iter_from(0)
+            .flat_map(|p: &Bytes| p.as_bytes().to_vec())
+            .collect();
+        assert!(got == bytes(1, END), "{name}");
+    }
+}
+
 const SPAN: u32 = 2000;
 
 proptest! {

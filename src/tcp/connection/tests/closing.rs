@@ -301,6 +301,7 @@ fn time_wait_gives_way_to_a_newer_syn_only() {
     s.expect(". 2:2(0) ack 2");
     s.inject("S 3:3(0)");
     assert_eq!(s.disposition, Disposition::Reopen);
+    s.c.give_way(s.now);
     s.state(State::Closed);
 }
 

@@ -235,6 +235,23 @@ fn close_during_the_handshake() {
 
 #[test]
 fn a_connection_can_be_made_from_a_half_open_record() {
+    let began = Some(Instant::ZERO);
+    assert_eq!(
+        made_after_syn_ack(began).info().srtt,
+        Some(Duration::from_millis(20))
+    );
+}
+
+/// A sample of nothing would have the first data sent again at once.
+#[test]
+fn a_cookie_tells_nothing_of_the_round_trip() {
+    let c = made_after_syn_ack(None);
+    assert_eq!(c.info().srtt, None);
+    assert_eq!(c.info().rto, Duration::from_secs(1));
+}
+
+/// By an ACK that arrives after 20 ms.
+fn made_after_syn_ack(sent_at: Option<Instant>) -> Connection<Bytes> {
     let syn = TcpHeader {
         seq: SeqNum::new(99),
         window: 1000,
@@ -245,16 +262,8 @@ fn a_connection_can_be_made_from_a_half_open_record() {
         ..TcpHeader::default()
     };
     let (iss, now) = (SeqNum::new(7), Instant::ZERO + Duration::from_millis(20));
-    let mut c: Connection<Bytes> = Connection::accept_after_syn_ack(
-        &Config::default(),
-        PORTS,
-        iss,
-        0,
-        &syn,
-        Instant::ZERO,
-        0,
-        now,
-    );
+    let mut c: Connection<Bytes> =
+        Connection::accept_after_syn_ack(&Config::default(), PORTS, iss, 0, &syn, sent_at, 0, now);
     assert!(c.poll_transmit(now).is_none());
     assert_eq!(c.state(), State::SynReceived);
     let ack = TcpHeader {
@@ -274,5 +283,5 @@ fn a_connection_can_be_made_from_a_half_open_record() {
     };
     assert_eq!(c.on_segment(now, seg), Disposition::Continue);
     assert_eq!(c.state(), State::Established);
-    assert_eq!(c.info().srtt, Some(Duration::from_millis(20)));
+    c
 }
