@@ -12,13 +12,13 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::luna::Ends;
-use common::measure::median;
+use common::luna::{Ends, Run, Stack};
+use common::measure::{KernelTcp, median};
 use common::netns::{Family, Netns, NetnsPair};
 use common::proc::{PATIENCE, Proc, wait_until};
 use common::redis::{self, Client};
@@ -315,4 +315,91 @@ fn neighbours_of_a_kernel_redis() {
 #[test]
 fn neighbours_of_a_luna_redis() {
     compare(Ends::SERVER);
+}
+
+/// A connection of the kernel's from a port of our choice.
+fn connect_from(netns: &Netns, port: u16, target: SocketAddr) -> std::io::Result<TcpStream> {
+    netns.enter(|| {
+        let family = rustix::net::AddressFamily::INET;
+        let kind = rustix::net::SocketType::STREAM;
+        let socket = rustix::net::socket(family, kind, None)?;
+        rustix::net::bind(
+            &socket,
+            &SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+        )?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // The timeout of `connect` as well.
+        stream.set_write_timeout(Some(PATIENCE))?;
+        rustix::net::connect(&stream, &target)?;
+        Ok(stream)
+    })
+}
+
+/// A line there and back.
+fn exchange(client: &mut TcpStream, server: &mut TcpStream) {
+    let mut line = [0; 5];
+    client.write_all(b"there").expect("send");
+    server.read_exact(&mut line).expect("the line arrives");
+    server.write_all(b"again").expect("answer");
+    client.read_exact(&mut line).expect("the answer arrives");
+    assert_eq!(&line, b"again");
+}
+
+/// An accelerated client takes a thousand ports for its own. Connections that the kernel has from
+/// one of them, before and after, and its listeners there, are left alone.
+#[test]
+fn kernel_connections_from_the_ports_of_an_accelerated_client() {
+    let Some(_turn) = turn(&["ip", "python3"]) else {
+        return;
+    };
+    let pair = NetnsPair::new(1500);
+    let peer = |port| SocketAddr::new(pair.b_end.v4.into(), port);
+    let listen = |netns: &Netns, port| {
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        netns.enter(|| TcpListener::bind(any)).expect("listen")
+    };
+    let (plain, accelerated) = (listen(&pair.b, 7100), listen(&pair.b, 7000));
+    let inside = listen(&pair.a, 61_500);
+    let mut early = connect_from(&pair.a, 61_440, peer(7100)).expect("connect before");
+    let mut early_end = plain.accept().expect("accept").0;
+    exchange(&mut early, &mut early_end);
+
+    let stack = Stack::Luna(Run::connect(&pair.a_end.interface, peer(7000)));
+    let mut command = stack.command(&pair.a, "python3");
+    let script = "import socket, sys; s = socket.create_connection((sys.argv[1], 7000)); \
+                  s.sendall(b'x'); s.recv(1)";
+    command.args(["-c", script, &pair.b_end.v4.to_string()]);
+    let mut client = Proc::start(command);
+    let before = KernelTcp::of(&pair.a);
+    let mut served = accelerated
+        .accept()
+        .expect("accept the accelerated client")
+        .0;
+    served.read_exact(&mut [0]).expect("its byte");
+    assert!(
+        KernelTcp::of(&pair.a).segments_since(&before) < 20,
+        "{}",
+        client.report()
+    );
+
+    early_end
+        .set_read_timeout(Some(PATIENCE))
+        .expect("set a timeout");
+    exchange(&mut early, &mut early_end);
+    let mut late = connect_from(&pair.a, 61_900, peer(7100)).expect("connect beside it");
+    let mut late_end = plain.accept().expect("accept").0;
+    late_end
+        .set_read_timeout(Some(PATIENCE))
+        .expect("set a timeout");
+    exchange(&mut late, &mut late_end);
+    let target = SocketAddr::new(pair.a_end.v4.into(), 61_500);
+    let mut from_outside = pair
+        .b
+        .enter(|| TcpStream::connect_timeout(&target, PATIENCE))
+        .expect("connect to a listener there");
+    exchange(&mut from_outside, &mut inside.accept().expect("accept").0);
+
+    served.write_all(b"x").expect("let the client end");
+    assert!(client.wait(PATIENCE).success(), "{}", client.report());
 }

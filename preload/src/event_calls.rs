@@ -117,7 +117,7 @@ hooks! {
         timeout: *mut timeval,
     ) -> c_int = |luna| {
         // SAFETY: as above.
-        if !unsafe { any_in_sets(luna, count, [readable, writable, exceptional]) } {
+        if !unsafe { concerns_us(luna, count, [readable, writable, exceptional]) } {
             return None;
         }
         Some(hook::inside_blocking(|| {
@@ -139,7 +139,7 @@ hooks! {
         timeout: *const timespec, mask: *const sigset_t,
     ) -> c_int = |luna| {
         // SAFETY: as above.
-        if !unsafe { any_in_sets(luna, count, [readable, writable, exceptional]) } {
+        if !unsafe { concerns_us(luna, count, [readable, writable, exceptional]) } {
             return None;
         }
         Some(hook::inside_blocking(|| {
@@ -173,6 +173,20 @@ unsafe fn any_in_list(luna: &Libluna, fds: *const pollfd, count: nfds_t) -> bool
     (0..count as usize).any(|index| luna.owns(unsafe { (*fds.add(index)).fd }))
 }
 
+/// Whether a `select` is luna's: one of the sets has a descriptor of ours, or `count` may be the
+/// most that there could be (`getdtablesize`) and not what the sets hold. libluna finds that out;
+/// the kernel would be misled by the high numbers of luna's own descriptors.
+///
+/// # Safety
+/// Each set is null or has `count` bits, if there are so many descriptors.
+unsafe fn concerns_us(luna: &Libluna, count: c_int, sets: [*mut fd_set; 3]) -> bool {
+    if hook::is_inside() {
+        return false;
+    }
+    // SAFETY: the caller's promise; no program has smaller sets than the type.
+    count > libc::FD_SETSIZE as c_int || unsafe { any_in_sets(luna, count, sets) }
+}
+
 /// Whether one of the sets has a descriptor of ours. The sets may be longer than `fd_set` says:
 /// programs with many descriptors allocate their own.
 ///
@@ -180,9 +194,6 @@ unsafe fn any_in_list(luna: &Libluna, fds: *const pollfd, count: nfds_t) -> bool
 /// Each set is null or has `count` bits.
 unsafe fn any_in_sets(luna: &Libluna, count: c_int, sets: [*mut fd_set; 3]) -> bool {
     const BITS: usize = libc::c_ulong::BITS as usize;
-    if hook::is_inside() {
-        return false;
-    }
     let count = count.max(0) as usize;
     for set in sets {
         if set.is_null() {

@@ -333,6 +333,7 @@ pub unsafe extern "C" fn luna_select(
             tv_nsec: given.tv_usec % 1_000_000 * 1000,
         });
         let mut limit = limit.map(memory::span).transpose()?;
+        let nfds = socket::poll::within_table(nfds);
         // SAFETY: the caller's contract.
         let sets = unsafe { fd_sets(nfds, [readfds, writefds, exceptfds]) }?;
         let result = socket::poll::select(nfds, sets, &mut limit, None);
@@ -382,6 +383,7 @@ pub unsafe extern "C" fn luna_pselect(
     entry!({
         // SAFETY: the caller's contract.
         let (mut limit, mask) = unsafe { (optional_span(timeout)?, optional_mask(sigmask)) };
+        let nfds = socket::poll::within_table(nfds);
         // SAFETY: the caller's contract.
         let sets = unsafe { fd_sets(nfds, [readfds, writefds, exceptfds]) }?;
         count(socket::poll::select(nfds, sets, &mut limit, mask))

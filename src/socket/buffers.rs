@@ -85,11 +85,7 @@ pub fn alloc_on(shard: Option<usize>, bytes: usize) -> Result<Loan, Errno> {
     let of_shard = shard.and_then(|shard| {
         runtime::with_shard(shard, |shard| {
             let pool = shard.pool_mut();
-            if pool.low_water() {
-                None
-            } else {
-                pool.lend_new(bytes)
-            }
+            pool.lend_new(bytes)
         })
     });
     match of_shard.flatten() {

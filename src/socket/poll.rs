@@ -15,7 +15,7 @@ use super::runtime::thread::with_me;
 use super::runtime::wait::{Condition, Look, Patience, wait};
 use super::runtime::wake::Wake;
 use super::{listener, runtime};
-use crate::sys::{self, Errno, PollFd, SignalSet};
+use crate::sys::{self, Errno, PollFd, SignalSet, internal};
 use crate::time::{Clock, Duration, Instant, SystemClock};
 
 /// While it spins, the kernel's descriptors are asked this often.
@@ -221,6 +221,24 @@ pub const fn fd_set_words(nfds: usize) -> usize {
 fn bit(set: Option<&[usize]>, fd: usize) -> bool {
     set.and_then(|words| words.get(fd / WORD_BITS))
         .is_some_and(|word| word >> (fd % WORD_BITS) & 1 != 0)
+}
+
+/// A `select`'s number of descriptors, no larger than the table would be without luna's own: of
+/// what is beyond, the kernel does not even look at the sets, which may be shorter (a program that
+/// says `getdtablesize()`).
+pub fn within_table(nfds: i32) -> i32 {
+    if nfds <= libc::FD_SETSIZE as i32 {
+        return nfds;
+    }
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let last = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|fd| !internal::is_internal(*fd))
+        .max();
+    // The kernel's table has a power of two.
+    let size = last.map_or(0, |last| (last.max(63) as u32 + 1).next_power_of_two());
+    nfds.min((size as i32).max(libc::FD_SETSIZE as i32))
 }
 
 /// `pselect(2)`; `timeout` is what is left of it afterwards, as Linux's `select` does it.

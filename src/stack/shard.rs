@@ -186,7 +186,7 @@ impl Shard {
     pub fn new(parts: ShardParts) -> Self {
         let ShardParts {
             device,
-            pool,
+            mut pool,
             control,
             ifindex,
             secret,
@@ -207,6 +207,8 @@ impl Shard {
             *to = from;
         }
         let hasher = foldhash::fast::FixedState::with_seed(flow_key);
+        // Whatever the link, a burst of acknowledgments must find memory.
+        pool.reserve_rx(RX_BURST_FRAMES);
         Self {
             capabilities: device.capabilities(),
             device,
@@ -624,7 +626,7 @@ impl Shard {
 
     /// Wakes those that found no memory to send from, when there is some again.
     fn wake_starved(&mut self) {
-        if self.starved.is_empty() || self.pool.low_water() {
+        if self.starved.is_empty() || !self.pool.may_send() {
             return;
         }
         let mut starved = core::mem::take(&mut self.starved);

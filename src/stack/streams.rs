@@ -14,11 +14,13 @@ use super::slab::SlabKey;
 use super::zero_copy::{may_send, nothing_to_read};
 use crate::tcp::{Config, Connection, Payload, Ports, State};
 use crate::time::Instant;
-use crate::zbuf::Slice;
+use crate::zbuf::{Pool, Slice};
 
 /// Room in front of copied payload for Ethernet, IP and TCP headers, so that a segment that is
 /// one object's payload goes out as one piece. A multiple of a cache line.
 const HEADROOM: usize = 128;
+/// What is taken of an application's bytes at a time where memory is short, with the headroom.
+const FEW_BYTES: usize = 2048;
 
 const fn slot_key(id: ConnId) -> SlabKey {
     SlabKey {
@@ -115,8 +117,7 @@ impl Shard {
                         true => (long_piece(offer.len()), 0),
                         false => (segment, HEADROOM),
                     };
-                    let room = bytes + headroom;
-                    let Some(mut piece) = self.pool.alloc_with_headroom(room, headroom) else {
+                    let Some((mut piece, bytes)) = piece(&mut self.pool, bytes, headroom) else {
                         break 'bufs;
                     };
                     let bytes = bytes.min(offer.len());
@@ -238,7 +239,9 @@ impl Shard {
         match state {
             State::SynSent | State::SynReceived => {}
             State::Closed => ready |= Ready::OUT,
-            _ if write_over || conn.is_writable() => ready |= Ready::OUT,
+            _ if write_over => ready |= Ready::OUT,
+            // Who found no memory is told when there is some.
+            _ if conn.is_writable() && !slot.marks.contains(Mark::STARVED) => ready |= Ready::OUT,
             _ => {}
         }
         ready
@@ -335,6 +338,16 @@ const fn long_piece(bytes: usize) -> usize {
         2049..=8192 => 4096,
         _ => 16384,
     }
+}
+
+/// An object for that many bytes, and how many it is to hold: where memory is short, fewer.
+#[inline]
+fn piece(pool: &mut Pool, bytes: usize, headroom: usize) -> Option<(Slice, usize)> {
+    if let Some(piece) = pool.alloc_to_send(bytes, headroom) {
+        return Some((piece, bytes));
+    }
+    let few = bytes.min(FEW_BYTES - headroom);
+    Some((pool.alloc_to_send(few, headroom)?, few))
 }
 
 /// Copies pieces into buffers, in order, until either ends.

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::ops::RangeInclusive;
 
 /// `TCP_LISTEN` in the hexadecimal state column.
 const LISTEN: &str = "0A";
@@ -15,6 +16,11 @@ const LISTEN: &str = "0A";
 /// # Errors
 /// `/proc/net/tcp` cannot be read.
 pub fn kernel_has_connections(port: u16) -> io::Result<bool> {
+    any_line(|line| is_connection(line, port))
+}
+
+/// Whether there is such a socket in the kernel's tables.
+fn any_line(is_one: impl Fn(&str) -> bool) -> io::Result<bool> {
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         let file = match File::open(table) {
             Ok(file) => file,
@@ -23,7 +29,7 @@ pub fn kernel_has_connections(port: u16) -> io::Result<bool> {
             Err(e) => return Err(e),
         };
         for line in BufReader::new(file).lines().skip(1) {
-            if is_connection(&line?, port) {
+            if is_one(&line?) {
                 return Ok(true);
             }
         }
@@ -31,13 +37,25 @@ pub fn kernel_has_connections(port: u16) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Whether a kernel socket, be it a listener, has a local port in one of these ranges.
+///
+/// # Errors
+/// `/proc/net/tcp` cannot be read.
+pub fn kernel_uses(ranges: &[RangeInclusive<u16>]) -> io::Result<bool> {
+    any_line(|line| {
+        local_port(line).is_some_and(|port| ranges.iter().any(|range| range.contains(&port)))
+    })
+}
+
 /// `  sl  local_address rem_address   st …`, addresses as `HEX:PORT`.
 fn is_connection(line: &str, port: u16) -> bool {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let local = fields.next().and_then(|address| address.rsplit_once(':'));
-    let state = fields.nth(1);
-    local.is_some_and(|(_, hex)| u16::from_str_radix(hex, 16) == Ok(port))
-        && state.is_some_and(|state| state != LISTEN)
+    let state = line.split_ascii_whitespace().nth(3);
+    local_port(line) == Some(port) && state.is_some_and(|state| state != LISTEN)
+}
+
+fn local_port(line: &str) -> Option<u16> {
+    let (_, port) = line.split_ascii_whitespace().nth(1)?.rsplit_once(':')?;
+    u16::from_str_radix(port, 16).ok()
 }
 
 #[cfg(test)]
@@ -59,6 +77,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(!kernel_has_connections(port).unwrap());
+        assert!(kernel_uses(&[1..=1, port..=port]).unwrap(), "the listener");
         let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         let _server = listener.accept().unwrap();
         assert!(kernel_has_connections(port).unwrap());

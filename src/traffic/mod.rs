@@ -19,6 +19,6 @@ pub mod steering;
 #[cfg(feature = "xdp")]
 pub mod xdp;
 
-pub use kernel_connections::kernel_has_connections;
+pub use kernel_connections::{kernel_has_connections, kernel_uses};
 pub use lease::{Lease, LeaseError, QueueLease};
 pub use port_range::{ConnectRules, ParseRangeError, PortBlock, PortSet};

@@ -16,6 +16,8 @@ use super::zone::{self, Core, Ctx, Lent, Place, Returned};
 
 /// Room in front of what an application allocates, for the headers of Ethernet, IP and TCP.
 const HEADROOM: usize = 128;
+/// So many objects are worth waking those for who wait for one.
+const FEW_OBJECTS: usize = 8;
 
 /// What a pool is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +32,8 @@ pub struct PoolConfig {
     pub max_zones: [usize; CLASSES],
     /// The size of the objects that a link receives into: 2048 or 4096 bytes.
     pub rx_object_bytes: usize,
-    /// [`Pool::low_water`] begins below this many free objects of that size.
+    /// [`Pool::low_water`] begins below this many free objects of that size. What is queued for
+    /// sending leaves the link twice as many.
     pub low_water_objects: usize,
     /// Make the pages present now and not when they are first used. (A link that registers the
     /// pool does that anyway.)
@@ -98,6 +101,8 @@ pub struct Pool {
     first_zone: usize,
     config: PoolConfig,
     rx_class: usize,
+    /// Objects to receive into that links' rings hold: see [`Pool::reserve_rx`].
+    rx_reserved: usize,
     /// The classes of the zones formatted so far, in their order.
     formatted: Vec<u8>,
     zones_of: [usize; CLASSES],
@@ -152,6 +157,7 @@ impl Pool {
             first_zone,
             config,
             rx_class,
+            rx_reserved: 0,
             formatted: Vec::with_capacity(config.zones),
             zones_of: [0; CLASSES],
         };
@@ -196,6 +202,56 @@ impl Pool {
         Some(slice.into_umem())
     }
 
+    /// Says that a link's ring will hold `objects` to receive into: so much more memory is kept
+    /// from what is queued for sending, up to half of the pool.
+    pub fn reserve_rx(&mut self, objects: usize) {
+        self.rx_reserved = self.rx_reserved.saturating_add(objects);
+    }
+
+    /// An object for what an application sends: of at least `min_bytes`, or if there is none, of
+    /// the next sizes. Leaves the link what it needs to receive: else those who send would have
+    /// everything, and the acknowledgments that set it free would find no object.
+    #[inline]
+    pub fn alloc_to_send(&mut self, min_bytes: usize, headroom: usize) -> Option<Slice> {
+        let first = class_for(min_bytes.checked_add(headroom)?)?;
+        (first..CLASSES).find_map(|class| {
+            if class == self.rx_class && !self.leaves_enough() {
+                return None;
+            }
+            let place = self.take(class, headroom)?;
+            // SAFETY: a new object with one reference, ours; empty and within it.
+            Some(unsafe { Slice::from_parts(place, class, headroom, 0) })
+        })
+    }
+
+    /// So many objects to receive into are not given to those who send.
+    fn kept(&self) -> usize {
+        match self.rx_reserved {
+            // There is no link.
+            0 => 0,
+            _ => self.config.low_water_objects * 2,
+        }
+    }
+
+    fn leaves_enough(&self) -> bool {
+        let kept = self.kept();
+        let free = self.core().lists[self.rx_class].free.get() as usize;
+        // With none free `take` looks for what other threads have given back.
+        kept == 0 || free > kept || self.available(self.rx_class) > kept
+    }
+
+    /// Whether [`Pool::alloc_to_send`] has a few objects of some size to give. Those who found
+    /// none may try again.
+    pub fn may_send(&self) -> bool {
+        (0..CLASSES).any(|class| {
+            let kept = match class == self.rx_class {
+                true => self.kept(),
+                false => 0,
+            };
+            self.available(class) >= kept + OBJECT_COUNT[class].min(FEW_OBJECTS)
+        })
+    }
+
     /// How many more objects of class `class` there can be: free ones, and those of zones that
     /// it may still take.
     pub fn available(&self, class: usize) -> usize {
@@ -203,9 +259,21 @@ impl Pool {
         else {
             return 0;
         };
-        let spare = self.config.zones - self.formatted.len();
         let may = self.config.max_zones[class].saturating_sub(*have);
-        list.free.get() as usize + spare.min(may) * OBJECT_COUNT[class]
+        list.free.get() as usize + self.spare_zones(class).min(may) * OBJECT_COUNT[class]
+    }
+
+    /// Zones that a class may still take. A zone stays with its class, so what the link will need
+    /// is kept for it from the beginning.
+    fn spare_zones(&self, class: usize) -> usize {
+        let spare = self.config.zones - self.formatted.len();
+        if class == self.rx_class || self.rx_reserved == 0 {
+            return spare;
+        }
+        let needed = self.rx_reserved + self.config.low_water_objects * 3;
+        let zones = needed.div_ceil(OBJECT_COUNT[self.rx_class]);
+        let kept = zones.min(self.config.zones / 2);
+        spare.saturating_sub(kept.saturating_sub(self.zones_of[self.rx_class]))
     }
 
     /// Whether the link is at risk of running out of objects to receive into: then copy small
@@ -395,7 +463,7 @@ impl Pool {
             (Some(plain), Some(roomy)) if plain == roomy => HEADROOM,
             _ => 0,
         };
-        Some(self.alloc_with_headroom(bytes, headroom)?.lend())
+        Some(self.alloc_to_send(bytes, headroom)?.lend())
     }
 
     /// Whether the application, which holds the object that `pointer` points into, may write to
@@ -477,7 +545,7 @@ impl Pool {
 
     fn add_zone(&mut self, class: usize) -> bool {
         let number = self.formatted.len();
-        if number >= self.config.zones || self.zones_of[class] >= self.config.max_zones[class] {
+        if self.spare_zones(class) == 0 || self.zones_of[class] >= self.config.max_zones[class] {
             return false;
         }
         // SAFETY: zone `number` is one of ours and has not been formatted, so nobody refers to

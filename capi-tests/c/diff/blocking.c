@@ -668,6 +668,31 @@ CASE(select_closed_number)
     HOLDS(FD_ISSET(gone, &in));
 }
 
+/* A program that says getdtablesize() has sets of the usual size all the same. */
+CASE(select_of_more_numbers_than_the_set_holds)
+{
+    int fd = accepted(0);
+    struct timeval limit = {3, 0};
+    struct {
+        fd_set in;
+        unsigned char beyond[4096];
+    } sets;
+    memset(&sets, 0xff, sizeof sets);
+    FD_ZERO(&sets.in);
+    FD_SET(fd, &sets.in);
+    ask("l 15 s0 1");
+    CALL(select(20000, &sets.in, NULL, NULL, &limit));
+    HOLDS(FD_ISSET(fd, &sets.in));
+    int pipes[2];
+    if (pipe(pipes) != 0 || write(pipes[1], "x", 1) != 1)
+        die("pipe");
+    FD_ZERO(&sets.in);
+    FD_SET(pipes[0], &sets.in);
+    CALL(select(20000, &sets.in, NULL, NULL, &limit));
+    HOLDS(FD_ISSET(pipes[0], &sets.in));
+    HOLDS(sets.beyond[0] == 0xff && sets.beyond[4095] == 0xff);
+}
+
 CASE(select_as_a_pause)
 {
     struct timeval limit = {0, 20000};

@@ -239,6 +239,8 @@ impl DpdkPort {
             sums_one_piece_only: self.driver() == TAP,
             starved: false,
         };
+        let ring = queue.queue.as_ref().map_or(0, Queue::rx_wanted);
+        pool.reserve_rx(ring);
         queue.refill(pool);
         if let Some(inner) = &mut queue.queue
             && let Err(cause) = inner.set_up()

@@ -53,6 +53,8 @@ pub(super) struct Link {
     pub(super) is_luna: bool,
     /// A client's: the size of its buffers, which are those of both rings.
     pub(super) buffer_bytes: Option<u32>,
+    /// So many descriptors at the end of the ring are those of a frame that lacks others.
+    pub(super) incomplete: u16,
 }
 
 /// A connection on its way to be a link.
@@ -153,6 +155,13 @@ impl Channel {
             data: token,
         };
         sys::epoll_ctl(self.epoll.raw(), libc::EPOLL_CTL_ADD, fd, Some(event))
+    }
+
+    /// Before a link's ring goes: the peer holds its event as well, so closing ours would not end
+    /// the watch.
+    pub(super) fn unwatch(&self, rx: &Ring) {
+        let event = rx.event().raw();
+        let _ = sys::epoll_ctl(self.epoll.raw(), libc::EPOLL_CTL_DEL, event, None);
     }
 
     // ---- a server's side --------------------------------------------------------------------
@@ -309,6 +318,7 @@ impl Channel {
             is_luna: connection.peer == name(LUNA_NAME),
             buffer_bytes: (self.config.role == MemifRole::Client)
                 .then_some(self.config.buffer_bytes),
+            incomplete: 0,
         };
         if self.config.role == MemifRole::Client {
             // DPDK's server resets the rings when it connects, and with them what was offered.
@@ -379,7 +389,8 @@ impl Connection {
             }
             Message::AddRing(ring) if self.step == 1 => {
                 let event = fd.ok_or("a ring without an interrupt")?;
-                let event = Handle::adopt(event).map_err(|errno| errno.to_string())?;
+                let event = Handle::adopt_event(event)
+                    .map_err(|errno| format!("its interrupt is no eventfd ({errno})"))?;
                 if ring.index != 0 {
                     return Err("more than one ring each way".into());
                 }
@@ -395,6 +406,7 @@ impl Connection {
             }
             Message::Connect => {
                 self.say(&Message::Connected, None)?;
+                self.step = 2;
                 return Ok(true);
             }
             Message::Disconnect { reason } => return Err(ended(&reason)),

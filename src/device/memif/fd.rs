@@ -3,7 +3,9 @@
 use core::sync::atomic::{AtomicI32, Ordering};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use crate::sys::{Errno, OwnFd, internal};
+use rustix::fs::{FileType, OFlags};
+
+use crate::sys::{self, Errno, OwnFd, PollFd, internal};
 
 /// Two ends in one process (as tests have) need some ten each.
 const SLOTS: usize = 64;
@@ -18,6 +20,18 @@ impl Handle {
     /// Takes over a descriptor that the kernel has just made.
     pub(super) fn adopt(fd: OwnedFd) -> Result<Self, Errno> {
         Self::own(OwnFd::adopt(fd.into_raw_fd())?)
+    }
+
+    /// The same for an eventfd that the peer has sent. `EINVAL` if it is a file, a pipe or a
+    /// socket: we write to it, and must neither wait nor be sent a signal for that.
+    pub(super) fn adopt_event(fd: OwnedFd) -> Result<Self, Errno> {
+        let mode = rustix::fs::fstat(&fd)?.st_mode;
+        // What has no place in a file system has no type.
+        if FileType::from_raw_mode(mode) != FileType::Unknown {
+            return Err(Errno::INVAL);
+        }
+        rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+        Self::adopt(fd)
     }
 
     /// The same for a number.
@@ -37,6 +51,19 @@ impl Handle {
 
     pub(super) fn raw(&self) -> RawFd {
         self.0.fd()
+    }
+
+    /// Makes an eventfd readable that the peer has as well. Never waits: it may have made it
+    /// blocking, and filled it.
+    pub(super) fn raise(&self) {
+        let mut ready = [PollFd {
+            fd: self.0.fd(),
+            events: libc::POLLOUT,
+            revents: 0,
+        }];
+        if sys::ppoll(&mut ready, Some(0), None) == Ok(1) {
+            sys::eventfd_raise(self.0.fd());
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use arrayvec::ArrayVec;
 
 use super::segment::{TSO_BYTES_MAX, complete_checksum, cut};
 use super::{Capabilities, Device, DeviceStats, FramePart, OpenError, Pieces, RxFrame, TxFrame};
-use crate::zbuf::{Pool, Slice};
+use crate::zbuf::{OBJECT_BYTES_MAX, Pool, Slice};
 use channel::{Channel, Link, Outcome};
 pub use fd::close_inherited;
 use ring::{Broken, Descriptor};
@@ -165,13 +165,20 @@ impl Memif {
             Outcome::Nothing => {}
             // The old link's memory is unmapped here, where nobody is using it.
             Outcome::Up(link) => self.link = Some(link),
-            Outcome::Down => self.link = None,
+            Outcome::Down => self.drop_link(),
+        }
+    }
+
+    fn drop_link(&mut self) {
+        let link = self.link.take();
+        if let (Some(link), Some(channel)) = (&link, &self.channel) {
+            channel.unwatch(&link.rx);
         }
     }
 
     #[cold]
     fn broken(&mut self) {
-        self.link = None;
+        self.drop_link();
         if let Some(channel) = &mut self.channel {
             channel.hang_up("the peer has broken the memif protocol");
         }
@@ -230,6 +237,7 @@ fn receive(
             if again > available {
                 continue;
             }
+            link.incomplete = available;
             return Ok(None);
         }
         let next = first.wrapping_add(parts.len() as u16);
@@ -239,8 +247,15 @@ fn receive(
             link.rx.advance_to(next);
             continue;
         }
-        let Some(frame) = copy_out(link, pool, &parts, bytes)? else {
-            return Ok(None);
+        let frame = match copy_out(link, pool, &parts, bytes)? {
+            Copied::Frame(frame) => frame,
+            Copied::NoMemory => return Ok(None),
+            Copied::TooLong => {
+                *dropped += 1;
+                recycle(link, first, &parts);
+                link.rx.advance_to(next);
+                continue;
+            }
         };
         recycle(link, first, &parts);
         link.rx.advance_to(next);
@@ -265,14 +280,22 @@ fn recycle(link: &Link, first: u16, parts: &[Descriptor]) {
     }
 }
 
-/// A frame's bytes in as few objects as waste little; `None` without memory.
+/// What became of a frame's bytes.
+enum Copied {
+    Frame(RxFrame),
+    NoMemory,
+    /// A part of it is longer than any object.
+    TooLong,
+}
+
+/// A frame's bytes in as few objects as waste little.
 #[inline]
 fn copy_out(
     link: &Link,
     pool: &mut Pool,
     parts: &[Descriptor],
     bytes: usize,
-) -> Result<Option<RxFrame>, Broken> {
+) -> Result<Copied, Broken> {
     let mut pieces = Pieces::new();
     let (mut rest, mut left) = (parts, bytes);
     while left > 0 {
@@ -280,14 +303,17 @@ fn copy_out(
         let Some((now, later)) = rest.split_at_checked(taken) else {
             break;
         };
+        if len > OBJECT_BYTES_MAX {
+            return Ok(Copied::TooLong);
+        }
         let Some(piece) = copy_piece(link, pool, now, len)? else {
-            return Ok(None);
+            return Ok(Copied::NoMemory);
         };
         pieces.push(piece);
         rest = later;
         left -= len;
     }
-    Ok(Some(RxFrame {
+    Ok(Copied::Frame(RxFrame {
         pieces,
         checksum_ok: link.is_luna,
         part: FramePart::Whole,
@@ -471,6 +497,7 @@ impl Device for Memif {
         };
         let mut delivered = 0;
         let mut broken = false;
+        link.incomplete = 0;
         while delivered < room {
             let dropped = &mut self.stats.rx_dropped;
             let longest = if link.is_luna {
@@ -555,7 +582,9 @@ impl Device for Memif {
             return true;
         };
         link.rx.unmask(&link.regions);
-        matches!(link.rx.available(&link.regions, u16::MAX), Ok(0))
+        // The beginning of a frame is no work until more of it comes, with a bell.
+        let begun = link.incomplete;
+        matches!(link.rx.available(&link.regions, u16::MAX), Ok(shown) if shown <= begun)
     }
 
     fn wait_fds(&self) -> &[RawFd] {

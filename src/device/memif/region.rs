@@ -8,13 +8,20 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate,
+};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use rustix::process::{Pid, getpid};
 
 /// Most bytes of one region: more is a mistake or malice.
 const REGION_BYTES_MAX: u64 = 1 << 32;
+/// A peer's region is mapped page by page as it is used, unless it is as small as rings are: what
+/// it has not touched itself would become memory of ours.
+const POPULATE_BYTES_MAX: usize = 16 << 20;
+/// `HUGETLBFS_MAGIC` (linux/magic.h).
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 /// A mapped region.
 #[derive(Debug)]
@@ -51,12 +58,17 @@ impl Region {
         if size < bytes || !fcntl_get_seals(fd)?.contains(SealFlags::SHRINK) {
             return Err(Errno::INVAL);
         }
+        // Huge pages that the peer gives back, which no seal forbids, may not be had again.
+        if fstatfs(fd)?.f_type == HUGETLBFS_MAGIC {
+            return Err(Errno::INVAL);
+        }
         Self::map(fd, bytes as usize)
     }
 
     fn map(fd: BorrowedFd<'_>, bytes: usize) -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        let mut flags = MapFlags::SHARED;
+        flags.set(MapFlags::POPULATE, bytes <= POPULATE_BYTES_MAX);
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe { mmap(core::ptr::null_mut(), bytes, access, flags, fd, 0) }?;
         // A child must not write to what its parent and the peer talk through.

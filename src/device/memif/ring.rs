@@ -9,7 +9,6 @@ use core::sync::atomic::{Ordering, fence};
 
 use super::fd::Handle;
 use super::region::Region;
-use crate::sys;
 
 const COOKIE: u32 = 0x03E3_1F20;
 const AT_FLAGS: usize = 4;
@@ -277,7 +276,7 @@ impl Ring {
             .flags(regions)
             .is_some_and(|flags| flags & MASK_INTERRUPT == 0);
         if asleep {
-            sys::eventfd_raise(self.event.raw());
+            self.event.raise();
         }
         asleep
     }

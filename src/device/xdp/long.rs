@@ -119,8 +119,13 @@ impl LongFrames {
         parts.extend(payload.map(|piece| IoSlice::new(piece.as_bytes())));
         let mut nothing = SendAncillaryBuffer::default();
         match sendmsg(&self.fd, &parts, &mut nothing, SendFlags::DONTWAIT) {
-            Ok(_) | Err(Errno::NETDOWN | Errno::NXIO | Errno::NODEV) => Sent::Done,
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Sent::Busy,
+            // ENOBUFS: somebody on the way out has dropped it (a filter, a queue), as any link may.
+            // Sent again and again it would hold up all that is behind it.
+            Ok(_)
+            | Err(Errno::NETDOWN | Errno::NXIO | Errno::NODEV | Errno::NOBUFS | Errno::NOMEM) => {
+                Sent::Done
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Sent::Busy,
             Err(_) => Sent::Refused,
         }
     }

@@ -44,6 +44,8 @@ use long::{LongFrames, Run, Sent};
 /// The kernel leaves this much in front of each received frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM_BYTES: usize = 256;
 const ETHERNET_HEADER_BYTES: usize = 14;
+/// A fill ring with fewer objects than this is as good as empty.
+const FILL_LOW: usize = 64;
 const VLAN_TAG_BYTES: usize = 4;
 
 /// What a pool must receive into ([`crate::zbuf::PoolConfig::rx_object_bytes`]) for an interface
@@ -127,6 +129,8 @@ pub struct XdpQueue {
     long_waits: bool,
     /// How much of the first waiting long frame's payload has gone, cut here.
     cut_at: usize,
+    /// The pool had no objects for the fill ring.
+    starved: bool,
     /// Descriptors are in the ring that the kernel has not been shown.
     unsubmitted: bool,
     link: Kicked,
@@ -169,10 +173,12 @@ impl XdpQueue {
             takes_long: false,
             long_waits: false,
             cut_at: 0,
+            starved: false,
             unsubmitted: false,
             link: Kicked::Done,
             stats: DeviceStats::default(),
         };
+        pool.reserve_rx(config.fill_entries as usize);
         // Drivers want to find chunks when they are told of the socket.
         queue.refill(pool);
         match queue.bind(interface, config) {
@@ -260,6 +266,7 @@ impl XdpQueue {
                 debug_assert!(given, "a fresh object is on nobody's book");
                 room -= 1;
             }
+            self.starved = room > 0;
             socket.fill.submit();
         }
         self.stats.doorbells += u64::from(socket.kick_fill());
@@ -400,10 +407,11 @@ impl Device for XdpQueue {
                 delivered += 1;
             }
         }
-        if any {
-            if let Some(socket) = &mut self.socket {
-                socket.rx.release();
-            }
+        if any && let Some(socket) = &mut self.socket {
+            socket.rx.release();
+        }
+        // What the pool could not give then it may have now, and without it nothing comes.
+        if any || self.starved {
             self.refill(pool);
         }
         delivered
@@ -447,6 +455,10 @@ impl Device for XdpQueue {
         // Ask again before sleeping on frames that the link was too busy to take.
         self.kick();
         if self.link == Kicked::Busy || self.long_waits {
+            return false;
+        }
+        // With nothing to receive into, nothing would wake the sleeper.
+        if self.starved && self.received.len() < FILL_LOW {
             return false;
         }
         let Some(socket) = &mut self.socket else {
@@ -567,7 +579,7 @@ impl Device for XdpDevice {
         for i in 0..count {
             let index = (self.next + i) % count;
             if let Some(queue) = self.queues.get_mut(index) {
-                delivered += queue.rx_burst(pool, frames, room - delivered);
+                delivered += queue.rx_burst(pool, frames, room.saturating_sub(delivered));
             }
         }
         self.next = (self.next + 1) % count.max(1);

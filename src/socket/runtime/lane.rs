@@ -65,8 +65,9 @@ impl<E: Engine> Lane<E> {
     /// Runs `f` inside, after waiting for whoever is there. `None`: the shard is poisoned, or
     /// this very thread is inside already.
     pub(crate) fn with<R: Send>(&self, f: impl FnOnce(&mut E) -> R + Send) -> Option<R> {
-        let (result, deadline) = self.cell.with(|e| (f(e), e.next_deadline())).ok()?;
-        self.note_deadline(deadline);
+        let inside = |e: &mut E| (f(e), self.note_deadline(e.next_deadline()));
+        let (result, moved) = self.cell.with(inside).ok()?;
+        self.tell_leader(moved);
         Some(result)
     }
 
@@ -80,16 +81,16 @@ impl<E: Engine> Lane<E> {
         let turn = |engine: &mut E| {
             let report = engine.turn(now);
             engine.take_wakeups(out);
-            (report, engine.next_deadline())
+            (report, self.note_deadline(engine.next_deadline()))
         };
         let turned = if wait {
             self.cell.with(turn)
         } else {
             self.cell.try_with(turn)?
         };
-        let (report, deadline) = turned.ok()?;
+        let (report, moved) = turned.ok()?;
         self.turned.store(now.as_nanos(), Ordering::Relaxed);
-        self.note_deadline(deadline);
+        self.tell_leader(moved);
         Some(report)
     }
 
@@ -98,24 +99,33 @@ impl<E: Engine> Lane<E> {
         let flush = |engine: &mut E| {
             engine.flush(now);
             engine.take_wakeups(out);
-            engine.next_deadline()
+            self.note_deadline(engine.next_deadline())
         };
-        if let Ok(deadline) = self.cell.with(flush) {
-            self.note_deadline(deadline);
+        if let Ok(moved) = self.cell.with(flush) {
+            self.tell_leader(moved);
         }
     }
 
-    /// Wakes a leader that would oversleep.
-    fn note_deadline(&self, deadline: Instant) {
+    /// Notes when the shard must be turned again, and says so if that has changed. To be called
+    /// with the shard in hand: of two that did it later, the one that was inside first could have
+    /// the last word.
+    fn note_deadline(&self, deadline: Instant) -> Option<u64> {
         let deadline = deadline.as_nanos();
         if self.deadline.load(Ordering::Relaxed) == deadline {
-            return;
+            return None;
         }
-        // Pairs with `sleeps_until`: either we see until when it sleeps, or it sees this.
         self.deadline.store(deadline, Ordering::SeqCst);
-        let until = self.asleep_until.load(Ordering::SeqCst);
-        if until != AWAKE && deadline < until {
-            self.ring_leader();
+        Some(deadline)
+    }
+
+    /// Wakes a leader that would oversleep.
+    fn tell_leader(&self, moved: Option<u64>) {
+        // Pairs with `sleeps_until`: either we see until when it sleeps, or it sees the deadline.
+        if let Some(deadline) = moved {
+            let until = self.asleep_until.load(Ordering::SeqCst);
+            if until != AWAKE && deadline < until {
+                self.ring_leader();
+            }
         }
     }
 
@@ -130,10 +140,16 @@ impl<E: Engine> Lane<E> {
     /// Prepares the device for sleep. The deadline to sleep until at most, or `None` if there
     /// is work.
     pub(crate) fn arm(&self) -> Option<Instant> {
-        let (armed, deadline) =
-            // A poisoned shard has nothing to say any more.
-            self.cell.with(|e| (e.arm(), e.next_deadline())).unwrap_or((true, Instant::FAR_FUTURE));
-        self.note_deadline(deadline);
+        let inside = |e: &mut E| {
+            let (armed, deadline) = (e.arm(), e.next_deadline());
+            (armed, deadline, self.note_deadline(deadline))
+        };
+        // A poisoned shard has nothing to say any more.
+        let (armed, deadline, moved) =
+            self.cell
+                .with(inside)
+                .unwrap_or((true, Instant::FAR_FUTURE, None));
+        self.tell_leader(moved);
         armed.then_some(deadline)
     }
 
@@ -300,12 +316,13 @@ impl Lane<Shard> {
                     break;
                 }
             }
-            (worked || shard.has_inline_work(), shard.next_deadline())
+            let moved = self.note_deadline(shard.next_deadline());
+            (worked || shard.has_inline_work(), moved)
         });
-        let Ok((worked, deadline)) = turned else {
+        let Ok((worked, moved)) = turned else {
             return false;
         };
-        self.note_deadline(deadline);
+        self.tell_leader(moved);
         worked
     }
 }

@@ -21,8 +21,9 @@ use crate::socket::{listener, report};
 use crate::stack::{Shard, ShardParts};
 use crate::sys::{self, ForkMutex, internal};
 use crate::time::{Clock, Duration, Instant, SystemClock};
+use crate::traffic::reserve::KernelPorts;
 use crate::traffic::xdp::{PortOwner, Steering};
-use crate::traffic::{Lease, QueueLease, kernel_has_connections};
+use crate::traffic::{Lease, QueueLease, kernel_has_connections, kernel_uses};
 use crate::zbuf::{Area, Backing, Pool, PoolConfig, ShardCell, ZONE_BYTES};
 
 impl Steer for Steering {
@@ -483,9 +484,19 @@ fn lease(
         return Ok(None);
     }
     let lease = Lease::acquire(name, &config.client_ports, 1).map_err(|error| error.to_string())?;
-    for port in lease.ranges().into_iter().flatten() {
+    let ranges = lease.ranges();
+    // Others may have connections from there, or listeners, or get some: those stay theirs. A SYN
+    // is never for us on such a port.
+    let kernel = KernelPorts::read();
+    let shared =
+        ranges.iter().any(|range| kernel.overlaps(range)) || kernel_uses(&ranges).unwrap_or(true);
+    let owner = match shared {
+        true => PortOwner::LunaNoNewConnection,
+        false => PortOwner::Luna,
+    };
+    for port in ranges.into_iter().flatten() {
         steering
-            .set_port(port, PortOwner::Luna)
+            .set_port(port, owner)
             .map_err(|error| format!("{name}: cannot steer port {port}: {error}"))?;
     }
     Ok(Some(lease))
