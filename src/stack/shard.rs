@@ -18,6 +18,7 @@ use super::link::{HopCache, Link};
 use super::listeners::Listener;
 use super::parts::Continued;
 use super::slab::{self, CacheLine, Slab};
+use super::streams::has_its_share;
 use super::time_wait::TimeWaits;
 use super::timer_wheel::TimerWheel;
 use super::zero_copy::{Completion, Marks};
@@ -630,12 +631,17 @@ impl Shard {
             return;
         }
         let mut starved = core::mem::take(&mut self.starved);
-        for index in starved.drain(..) {
-            if let Some(slot) = self.slots.at_mut(index) {
-                slot.marks.remove(Mark::STARVED);
-                self.wake(index, Ready::OUT);
+        starved.retain(|&index| {
+            let Some(slot) = self.slots.at_mut(index) else {
+                return false;
+            };
+            if has_its_share(&slot.conn, &self.pool) {
+                return true;
             }
-        }
+            slot.marks.remove(Mark::STARVED);
+            self.wake(index, Ready::OUT);
+            false
+        });
         self.starved = starved;
     }
 }

@@ -21,6 +21,8 @@ use crate::zbuf::{Pool, Slice};
 const HEADROOM: usize = 128;
 /// What is taken of an application's bytes at a time where memory is short, with the headroom.
 const FEW_BYTES: usize = 2048;
+/// What a connection may queue in any case.
+const SHARE_BYTES: usize = 64 << 10;
 
 const fn slot_key(id: ConnId) -> SlabKey {
     SlabKey {
@@ -113,6 +115,9 @@ impl Shard {
                 let offer = rest.get(..room.min(rest.len())).unwrap_or(rest);
                 let mut taken = fill_tail(&mut slot.conn, offer, segment, more);
                 if taken == 0 {
+                    if has_its_share(&slot.conn, &self.pool) {
+                        break 'bufs;
+                    }
                     let (bytes, headroom) = match link_cuts && offer.len() > segment {
                         true => (long_piece(offer.len()), 0),
                         false => (segment, HEADROOM),
@@ -338,6 +343,13 @@ const fn long_piece(bytes: usize) -> usize {
         2049..=8192 => 4096,
         _ => 16384,
     }
+}
+
+/// Whether a connection has as much waiting to be sent as it may while memory is short. So those
+/// that send little find some.
+#[inline]
+pub(super) fn has_its_share(conn: &Connection<Slice>, pool: &Pool) -> bool {
+    pool.is_short() && conn.bytes_queued() >= SHARE_BYTES
 }
 
 /// An object for that many bytes, and how many it is to hold: where memory is short, fewer.

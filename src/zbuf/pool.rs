@@ -169,8 +169,10 @@ impl Pool {
         Ok(pool)
     }
 
-    /// A whole object of at least `min_bytes`: an empty slice at its start, to be filled with
-    /// [`Slice::append`]. `None` if `min_bytes` exceeds every class or the pool is exhausted.
+    /// A whole object of at least `min_bytes`, or if there is none, of the next sizes: an empty
+    /// slice at its start, to be filled with [`Slice::append`]. `None` if `min_bytes` exceeds every
+    /// class or the pool is exhausted. For links and the stack itself: what they take soon comes
+    /// back, so they may have what [`Pool::alloc_to_send`] leaves.
     #[inline]
     pub fn alloc(&mut self, min_bytes: usize) -> Option<Slice> {
         self.alloc_with_headroom(min_bytes, 0)
@@ -179,7 +181,12 @@ impl Pool {
     /// The same with `headroom` bytes in front of the slice, for [`Slice::write_headroom`].
     #[inline]
     pub fn alloc_with_headroom(&mut self, min_bytes: usize, headroom: usize) -> Option<Slice> {
-        let class = class_for(min_bytes.checked_add(headroom)?)?;
+        let first = class_for(min_bytes.checked_add(headroom)?)?;
+        (first..CLASSES).find_map(|class| self.object(class, headroom))
+    }
+
+    #[inline]
+    fn object(&mut self, class: usize, headroom: usize) -> Option<Slice> {
         let place = self.take(class, headroom)?;
         // SAFETY: a new object with one reference, ours; empty and within it.
         Some(unsafe { Slice::from_parts(place, class, headroom, 0) })
@@ -218,9 +225,7 @@ impl Pool {
             if class == self.rx_class && !self.leaves_enough() {
                 return None;
             }
-            let place = self.take(class, headroom)?;
-            // SAFETY: a new object with one reference, ours; empty and within it.
-            Some(unsafe { Slice::from_parts(place, class, headroom, 0) })
+            self.object(class, headroom)
         })
     }
 
@@ -238,6 +243,23 @@ impl Pool {
         let free = self.core().lists[self.rx_class].free.get() as usize;
         // With none free `take` looks for what other threads have given back.
         kept == 0 || free > kept || self.available(self.rx_class) > kept
+    }
+
+    /// Whether less than a quarter of the memory is free: then nobody should add to much that he
+    /// has.
+    #[inline]
+    pub fn is_short(&self) -> bool {
+        let spare = self.config.zones - self.formatted.len();
+        spare * 4 < self.config.zones && self.free_bytes() * 4 < self.config.zones * ZONE_BYTES
+    }
+
+    fn free_bytes(&self) -> usize {
+        let spare = self.config.zones - self.formatted.len();
+        let lists = self.core().lists.iter().zip(OBJECT_BYTES);
+        let free: usize = lists
+            .map(|(list, bytes)| list.free.get() as usize * bytes)
+            .sum();
+        spare * ZONE_BYTES + free
     }
 
     /// Whether [`Pool::alloc_to_send`] has a few objects of some size to give. Those who found
@@ -264,16 +286,19 @@ impl Pool {
     }
 
     /// Zones that a class may still take. A zone stays with its class, so what the link will need
-    /// is kept for it from the beginning.
+    /// is kept for it from the beginning, and what it lacks now.
     fn spare_zones(&self, class: usize) -> usize {
         let spare = self.config.zones - self.formatted.len();
         if class == self.rx_class || self.rx_reserved == 0 {
             return spare;
         }
+        let count = OBJECT_COUNT[self.rx_class];
         let needed = self.rx_reserved + self.config.low_water_objects * 3;
-        let zones = needed.div_ceil(OBJECT_COUNT[self.rx_class]);
-        let kept = zones.min(self.config.zones / 2);
-        spare.saturating_sub(kept.saturating_sub(self.zones_of[self.rx_class]))
+        let zones = needed.div_ceil(count).min(self.config.zones / 2);
+        let from_the_beginning = zones.saturating_sub(self.zones_of[self.rx_class]);
+        let free = self.core().lists[self.rx_class].free.get() as usize;
+        let now = self.kept().saturating_sub(free).div_ceil(count);
+        spare.saturating_sub(from_the_beginning.max(now))
     }
 
     /// Whether the link is at risk of running out of objects to receive into: then copy small

@@ -370,6 +370,35 @@ fn neighbouring_slices_join() {
     assert_eq!(pool.objects_in_use(), 0);
 }
 
+/// What senders leave: memory to receive into, as zones that are not formatted yet too; and links
+/// find an object of a larger size if theirs are all in use.
+#[test]
+fn what_is_to_be_sent_leaves_the_link_its_memory() {
+    let mut pool = pool_of(8, PoolConfig::default());
+    pool.reserve_rx(1024);
+    for bytes in [16_384, 2000, 65_536, 1] {
+        let mut held = Vec::new();
+        while let Some(slice) = pool.alloc_to_send(bytes, 0) {
+            held.push(slice);
+        }
+        if bytes < 2048 {
+            assert!(!pool.may_send() && pool.is_short());
+        }
+        let ring: Vec<_> = (0..1024).map_while(|_| pool.alloc_rx()).collect();
+        assert_eq!(ring.len(), 1024, "beside objects of {bytes}");
+        while let Some(slice) = pool.alloc(60) {
+            held.push(slice);
+        }
+        drop(held);
+        for offset in ring {
+            // SAFETY: the reference that `alloc_rx` gave.
+            assert!(unsafe { pool.drop_umem(offset) });
+        }
+        assert!(pool.may_send());
+    }
+    assert_eq!(pool.objects_in_use(), 0);
+}
+
 #[test]
 fn low_water_counts_zones_that_may_still_be_taken() {
     let config = PoolConfig {
@@ -387,8 +416,8 @@ fn low_water_counts_zones_that_may_still_be_taken() {
     assert!(pool.low_water());
     held.pop();
     assert!(!pool.low_water());
-    while let Some(slice) = pool.alloc(1) {
-        held.push(slice);
+    while pool.available(0) > 0 {
+        held.push(pool.alloc(1).unwrap());
     }
     // The cap of one class leaves zones to the others.
     assert_eq!((pool.stats(0).zones, pool.stats(0).free), (1, 0));

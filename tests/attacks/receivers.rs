@@ -1,14 +1,17 @@
 //! Peers that lie as receivers: optimistic ACKs, ACK division, invented duplicates, SACK abuse
 //! (CVE-2019-11477, -11478, -11479), reneging, windows that shrink.
 
+use std::io::IoSlice;
+
+use luna::stack::{ConnId, Ready, SendError};
 use luna::tcp::Config;
 use luna::time::Duration;
 
 use crate::host::Host;
-use crate::host::frame::{ACK, Segment};
-use crate::peer::{Peer, Rng, connected, give_counted, sack_option, syn_options, write};
+use crate::host::frame::{ACK, RST, Segment};
+use crate::peer::{Peer, Rng, connected, give_counted, read_all, sack_option, syn_options, write};
 
-fn fresh(mss: u16, sack: bool) -> (Host, Peer, luna::stack::ConnId) {
+fn fresh(mss: u16, sack: bool) -> (Host, Peer, ConnId) {
     let config = Config {
         nodelay: true,
         ..Config::default()
@@ -17,7 +20,7 @@ fn fresh(mss: u16, sack: bool) -> (Host, Peer, luna::stack::ConnId) {
     (host, peer, conn)
 }
 
-fn cwnd(host: &Host, conn: luna::stack::ConnId) -> u32 {
+fn cwnd(host: &Host, conn: ConnId) -> u32 {
     host.shard.info(conn).unwrap().tcp.cwnd
 }
 
@@ -157,7 +160,7 @@ fn random_sack_blocks_cost_nothing() {
 }
 
 /// Acknowledges everything in order until the host has nothing left.
-fn finish(host: &mut Host, peer: &mut Peer, conn: luna::stack::ConnId) {
+fn finish(host: &mut Host, peer: &mut Peer, conn: ConnId) {
     for _ in 0..20_000 {
         let info = host.shard.info(conn).expect("the connection lives").tcp;
         if info.unacked == 0 && info.unsent == 0 {
@@ -251,4 +254,72 @@ fn windows_that_shrink_are_survived() {
         peer.window = 1000;
         finish(&mut host, &mut peer, conn);
     }
+}
+
+/// Fills a connection's send queue until the host takes no more; whether that was for want of
+/// memory.
+fn fill(host: &mut Host, conn: ConnId) -> bool {
+    let bytes = [7; 4096];
+    loop {
+        let now = host.now;
+        match host.shard.send(now, conn, &[IoSlice::new(&bytes)], false) {
+            Ok(_) => {}
+            Err(error) => return error == SendError::NoMemory,
+        }
+    }
+}
+
+/// Peers that read nothing, and so many that what waits for them would fill all memory: those that
+/// come later are served; who found no memory is not told to send, until there is some.
+#[test]
+fn readers_that_never_read_leave_memory_for_others() {
+    let config = Config::default();
+    let (mut host, listener, _, _) = connected(&config, syn_options(1000, true, None, Some(7)));
+    let join = |host: &mut Host, port| {
+        let mut peer = Peer::new(port);
+        peer.connect(host, syn_options(1000, true, None, Some(7)));
+        (peer, host.shard.accept(listener, 9).expect("accepts").conn)
+    };
+    let mut sleepers = Vec::new();
+    for port in 0..12 {
+        let (peer, conn) = join(&mut host, 41_000 + port);
+        let starved = fill(&mut host, conn);
+        host.settle();
+        host.sent.clear();
+        sleepers.push((peer, conn, starved));
+    }
+    assert!(
+        sleepers.iter().any(|sleeper| sleeper.2),
+        "the test has too much memory"
+    );
+    assert!(
+        !host.shard.pool().low_water(),
+        "what the link needs is there"
+    );
+
+    let (mut late, conn) = join(&mut host, 42_000);
+    for _ in 0..100 {
+        late.send(&mut host, b"question");
+        assert_eq!(read_all(&mut host, conn), b"question");
+        write(&mut host, conn, b"answer");
+        host.settle();
+        let answers = late.answers(&mut host);
+        assert!(
+            answers.iter().any(|s| s.payload == b"answer"),
+            "{answers:?}"
+        );
+        late.ack = late.ack.wrapping_add(6);
+    }
+
+    let (_, waiting, _) = sleepers.pop().expect("a sleeper");
+    assert!(fill(&mut host, waiting));
+    host.take_wakeups();
+    host.settle();
+    assert!(!host.shard.ready(waiting).contains(Ready::OUT));
+    assert!(host.take_wakeups().is_empty(), "woken to find nothing");
+    for (peer, _, _) in &sleepers {
+        host.give(&peer.segment(RST | ACK, &[]).frame());
+    }
+    assert!(host.shard.ready(waiting).contains(Ready::OUT));
+    assert!(!host.take_wakeups().is_empty());
 }

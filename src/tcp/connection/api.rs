@@ -19,7 +19,13 @@ impl<P: Payload> Connection<P> {
         if !self.may_write() {
             return 0;
         }
-        (self.send_buffer() as usize).saturating_sub(self.tx.queue.len())
+        (self.send_buffer() as usize).saturating_sub(self.bytes_queued())
+    }
+
+    /// Bytes that are written and not acknowledged.
+    #[inline]
+    pub fn bytes_queued(&self) -> usize {
+        self.tx.queue.len()
     }
 
     fn may_write(&self) -> bool {
