@@ -141,7 +141,13 @@ hooks! {
 
     fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t = |luna| {
         // SAFETY: as above.
-        luna.on_blocking(fd, || unsafe { (luna.sendmsg)(fd, message, flags) })
+        let call = || unsafe { (luna.sendmsg)(fd, message, flags) };
+        // SAFETY: as above.
+        if !luna.owns(fd) && !hook::is_inside() && unsafe { has_control(message) } {
+            // It may hand on a connection of ours.
+            return Some(hook::inside_blocking(call));
+        }
+        luna.on_blocking(fd, call)
     }
 
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int = |luna| {
@@ -274,4 +280,12 @@ unsafe fn recv_messages(
         message.msg_len = received as c_uint;
     }
     count as c_int
+}
+
+/// # Safety
+/// As for `sendmsg(2)`.
+unsafe fn has_control(message: *const msghdr) -> bool {
+    // SAFETY: null, or the caller vouches for it.
+    unsafe { message.as_ref() }
+        .is_some_and(|message| !message.msg_control.is_null() && message.msg_controllen > 0)
 }

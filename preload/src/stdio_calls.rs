@@ -6,6 +6,8 @@
 //! functions never use.
 
 use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Once;
 
 use libc::{FILE, c_char, c_int, c_void, off64_t, size_t, ssize_t};
 
@@ -38,6 +40,8 @@ unsafe extern "C" {
         mode: *const c_char,
         functions: CookieFunctions,
     ) -> *mut FILE;
+    fn ftrylockfile(file: *mut FILE) -> c_int;
+    fn funlockfile(file: *mut FILE);
 }
 
 hooks! {
@@ -55,7 +59,47 @@ hooks! {
             // SAFETY: a stream that was just made, of this C library, which nobody else knows yet.
             unsafe { (*file.cast::<FileHead>()).fileno = fd };
         }
+        remember(file);
         Some(file)
+    }
+}
+
+/// Streams that may have something to write when the process ends: the C library writes it after
+/// everything else, when luna's connections are closed. By descriptor modulo their number.
+static STREAMS: [AtomicPtr<FILE>; 1024] = [const { AtomicPtr::new(ptr::null_mut()) }; 1024];
+static AT_EXIT: Once = Once::new();
+
+fn slot(fd: c_int) -> Option<&'static AtomicPtr<FILE>> {
+    STREAMS.get(usize::try_from(fd).ok()? % STREAMS.len())
+}
+
+fn remember(file: *mut FILE) {
+    AT_EXIT.call_once(|| {
+        // SAFETY: a function that stays where it is: the library is never unloaded.
+        let _ = unsafe { libc::atexit(flush_all) };
+    });
+    if file.is_null() {
+        return;
+    }
+    // SAFETY: a stream that was just made.
+    let fd = unsafe { libc::fileno(file) };
+    if let Some(slot) = slot(fd) {
+        slot.store(file, Ordering::Release);
+    }
+}
+
+extern "C" fn flush_all() {
+    for slot in &STREAMS {
+        let file = slot.load(Ordering::Acquire);
+        // SAFETY: it has not been closed: that takes it out. Who holds it is at work on it, and
+        // is not waited for.
+        if !file.is_null() && unsafe { ftrylockfile(file) } == 0 {
+            // SAFETY: as above.
+            unsafe {
+                libc::fflush(file);
+                funlockfile(file);
+            }
+        }
     }
 }
 
@@ -88,6 +132,9 @@ unsafe extern "C" fn write(cookie: *mut c_void, buf: *const c_char, len: size_t)
 
 unsafe extern "C" fn close(cookie: *mut c_void) -> c_int {
     let (luna, fd) = socket(cookie);
+    if let Some(slot) = slot(fd) {
+        slot.store(ptr::null_mut(), Ordering::Release);
+    }
     // SAFETY: a plain number.
     let ours = luna.and_then(|luna| unsafe { crate::fd_calls::ours::close(luna, fd) });
     // SAFETY: as above.

@@ -521,10 +521,37 @@ fn leave_to_fast_open(fd: c_int, flags: c_int) {
 pub unsafe extern "C" fn luna_sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
     let Some(pin) = stream_behind(fd) else {
         leave_to_fast_open(fd, flags);
+        // SAFETY: the caller's contract.
+        unsafe { note_passed(msg) };
         return ended(forward!(sendmsg, fd, msg, flags));
     };
     // SAFETY: the caller's contract.
     entry!({ moved(unsafe { send_message(&pin, msg, flags) }?) })
+}
+
+/// Looks for connections of ours among the descriptors that a message hands on.
+///
+/// # Safety
+///
+/// As for `sendmsg(2)`.
+unsafe fn note_passed(msg: *const msghdr) {
+    // SAFETY: the caller vouches for the message and its control part; the macros stay within it.
+    unsafe {
+        if msg.is_null() || (*msg).msg_control.is_null() {
+            return;
+        }
+        let mut at = libc::CMSG_FIRSTHDR(msg);
+        while let Some(header) = at.as_ref() {
+            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let bytes = header.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                let fds = libc::CMSG_DATA(at).cast::<c_int>();
+                for index in 0..bytes / size_of::<c_int>() {
+                    let _ = socket::passing::is_sent(fds.add(index).read_unaligned());
+                }
+            }
+            at = libc::CMSG_NXTHDR(msg, at);
+        }
+    }
 }
 
 /// # Safety

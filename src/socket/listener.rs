@@ -362,6 +362,13 @@ fn leave(pin: &Pin, group: &Arc<Group>) {
     }
 }
 
+/// The listeners on a port that have a luna half.
+pub(super) fn members_at(port: u16) -> Vec<DescriptionId> {
+    let groups = GROUPS.lock();
+    let at = groups.iter().filter(|group| group.local.port() == port);
+    at.flat_map(|group| group.members.lock().clone()).collect()
+}
+
 /// Ends the luna half of a listener.
 pub(super) fn close(pin: &Pin) {
     let group = pin.socket.lock().group.take();

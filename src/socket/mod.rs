@@ -20,6 +20,7 @@ pub mod exit;
 pub mod fork;
 pub mod listener;
 pub mod options;
+pub mod passing;
 pub mod placeholder;
 pub mod policy;
 pub mod poll;

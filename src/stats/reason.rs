@@ -86,4 +86,6 @@ reasons! {
     NotUsedYet = 18 "not_used_yet",
     /// The program serves each connection from a forked child (`LUNA_FORKING`).
     ForkPerConnection = 19 "fork_per_connection",
+    /// The program hands connections of this port to another process (`SCM_RIGHTS`).
+    PassesConnections = 20 "passes_connections",
 }

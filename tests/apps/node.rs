@@ -1,7 +1,10 @@
 //! node: its HTTP server and client, over libuv.
 
+use std::io::Read as _;
+use std::net::TcpStream;
+
 use super::bed::{Bed, noise};
-use super::common::proc::wait_until;
+use super::common::proc::{PATIENCE, wait_until};
 
 const SERVER: &str = r"
 const http = require('http');
@@ -58,5 +61,48 @@ fn http_server_and_client() {
             assert_eq!(report.trim(), "done");
         }
     });
+    assert!(server.ended().is_none(), "{}", server.report());
+}
+
+/// The master accepts and hands the connections to its worker.
+const CLUSTER: &str = r"
+const cluster = require('cluster');
+if (cluster.isMaster) {
+  cluster.fork();
+} else {
+  require('net').createServer((socket) => {
+    socket.on('error', () => {});
+    socket.end('from the worker');
+  }).listen(8004, '0.0.0.0', () => console.log('serving'));
+}
+";
+
+/// A connection of luna's cannot be handed to another process. When the program tries to, the
+/// kernel serves it from then on, and one connection is lost.
+#[test]
+fn a_cluster_is_left_to_the_kernel() {
+    let Some(bed) = Bed::new(&["node"], 1) else {
+        return;
+    };
+    let script = bed.write("cluster.js", CLUSTER);
+    let mut server = bed.server(bed.serving("8004"), &["node", &script]);
+    wait_until("the worker", || {
+        assert!(server.ended().is_none(), "{}", server.report());
+        server.stdout().contains("serving")
+    });
+    let read = || {
+        let target = bed.at(8004);
+        let connect = || TcpStream::connect_timeout(&target, PATIENCE);
+        let mut stream = bed.pair.b.enter(connect)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    };
+    let _lost: std::io::Result<String> = read();
+    bed.wait_for_sockets(1, &["LISTEN", ":8004 ", "kernel: passes_connections"]);
+    for _ in 0..5 {
+        assert_eq!(read().expect("an answer"), "from the worker");
+    }
+    assert!(server.stderr().contains("port 8004 stays on the kernel"));
     assert!(server.ended().is_none(), "{}", server.report());
 }
