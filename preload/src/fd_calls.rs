@@ -24,9 +24,8 @@ hooks! {
         unsafe { ours::close(luna, fd) }
     }
 
-    // With CLOSE_RANGE_CLOEXEC nothing is closed and the kernel's flag is the truth. A table of its
-    // own, which CLOSE_RANGE_UNSHARE gives a thread, has our connections as well, so the others must
-    // not lose theirs: it is closed as without.
+    // With CLOSE_RANGE_CLOEXEC nothing is closed and the kernel's flag is the truth. With
+    // CLOSE_RANGE_UNSHARE it is closed as without: a number that is reused is not ours any more.
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = |luna| {
         const UNSHARE: c_int = libc::CLOSE_RANGE_UNSHARE as c_int;
         if flags & !UNSHARE != 0 || first > last || !luna.may_change_descriptors() {
