@@ -546,7 +546,7 @@ unsafe fn note_passed(msg: *const msghdr) {
                 let bytes = header.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
                 let fds = libc::CMSG_DATA(at).cast::<c_int>();
                 for index in 0..bytes / size_of::<c_int>() {
-                    let _ = socket::passing::is_sent(fds.add(index).read_unaligned());
+                    socket::passing::on_sent(fds.add(index).read_unaligned());
                 }
             }
             at = libc::CMSG_NXTHDR(msg, at);

@@ -12,14 +12,14 @@ use super::description::{self, Kind};
 use super::reason::Reason;
 use super::{listener, publish, report};
 
-/// A descriptor is about to be sent to somebody. Whether it is a connection of ours.
-pub fn is_sent(fd: RawFd) -> bool {
+/// A descriptor, maybe of a connection of ours, is about to be sent to somebody.
+pub fn on_sent(fd: RawFd) {
     let Some(pin) = description::pin_active(fd).filter(|pin| pin.kind() == Kind::Stream) else {
-        return false;
+        return;
     };
     let local = pin.socket.lock().local;
     let Some(port) = local.map(|local| local.port()) else {
-        return true;
+        return;
     };
     let members = listener::members_at(port);
     for member in members.into_iter().filter_map(description::pin) {
@@ -31,5 +31,4 @@ pub fn is_sent(fd: RawFd) -> bool {
          process, which cannot have those of luna; the one that it has just sent is lost"
     ));
     publish::present();
-    true
 }

@@ -230,10 +230,7 @@ pub fn within_table(nfds: i32) -> i32 {
     if nfds <= libc::FD_SETSIZE as i32 {
         return nfds;
     }
-    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
-    let last = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+    let last = sys::open_descriptors()
         .filter(|fd| !internal::is_internal(*fd))
         .max();
     // The kernel's table has a power of two.

@@ -75,6 +75,14 @@ pub fn dup_from(fd: RawFd, least: c_int, cloexec: bool) -> Result<RawFd, Errno> 
     )
 }
 
+/// The numbers of all open descriptors, the one that looks included; none without `/proc`.
+pub fn open_descriptors() -> impl Iterator<Item = RawFd> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// `F_GETFL`.
 pub fn status_flags(fd: RawFd) -> Result<c_int, Errno> {
     fcntl_number(fd, libc::F_GETFL, 0)

@@ -238,6 +238,7 @@ impl Pool {
         }
     }
 
+    /// Whether there are others to receive into than those that are kept for the link.
     fn leaves_enough(&self) -> bool {
         let kept = self.kept();
         let free = self.core().lists[self.rx_class].free.get() as usize;

@@ -162,9 +162,10 @@ impl Outcome {
         at_client
     }
 
-    /// Each end received as many bytes, and they were the other's.
+    /// Each end sent and received as many bytes, and they were the other's.
     pub fn assert_matches(&self, other: &Self, bytes: &str) {
         for (one, other) in [(self, other), (other, self)] {
+            assert_eq!(one.text("sent"), bytes);
             assert_eq!(one.text("received"), bytes);
             assert_eq!(one.text("sent_sha256"), other.text("received_sha256"));
         }

@@ -205,6 +205,7 @@ pub struct Connection<P> {
     counters: Counters,
     iss: SeqNum,
     irs: SeqNum,
+    /// [`Instant::FAR_FUTURE`]: not known, as after a SYN cookie.
     syn_sent_at: Instant,
     challenge: ChallengeLimit,
 }

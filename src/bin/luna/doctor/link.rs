@@ -11,7 +11,7 @@ use super::Finding;
 /// The longest packet that fits a 4 KiB buffer with its headroom, without multi-buffer support.
 const MTU_MAX_BYTES: u32 = 3498;
 /// Which part of memory the lists of free pages of all cores may hold; 0: the kernel decides.
-const PAGE_LISTS: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+pub(crate) const PAGE_LISTS: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 /// The first kernel whose lists grow by themselves.
 const GROWING_LISTS: (u32, u32) = (6, 7);
 

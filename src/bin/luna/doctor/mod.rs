@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::Args;
 use luna::config::{Config, DeviceSpec};
 
+pub(crate) use self::link::PAGE_LISTS;
 use crate::show;
 
 #[derive(Args)]

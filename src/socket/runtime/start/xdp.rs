@@ -109,16 +109,12 @@ impl Chores for Follow {
 /// The kernel-made anonymous files of this process whose descriptors a library opened for us,
 /// as far as they are not in `before`.
 fn bpf_fds(before: &[RawFd]) -> Vec<RawFd> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return Vec::new();
+    let is_bpf = |fd: &RawFd| {
+        std::fs::read_link(format!("/proc/self/fd/{fd}"))
+            .is_ok_and(|target| target.to_string_lossy().contains("bpf"))
     };
-    entries
-        .flatten()
-        .filter(|entry| {
-            std::fs::read_link(entry.path())
-                .is_ok_and(|target| target.to_string_lossy().contains("bpf"))
-        })
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    sys::open_descriptors()
+        .filter(is_bpf)
         .filter(|fd| !before.contains(fd))
         .collect()
 }

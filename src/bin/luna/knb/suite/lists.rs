@@ -6,9 +6,8 @@
 
 use std::fs;
 
-/// A part of memory: what one core's list may hold is all of it by this and by the cores. 0: the
-/// kernel decides.
-const SETTING: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+use crate::doctor::PAGE_LISTS;
+
 /// A few MB, as much as a core's own cache.
 const SHORT: &str = "2000";
 
@@ -20,17 +19,17 @@ pub(super) struct ShortLists {
 
 impl ShortLists {
     pub(super) fn set() -> Result<Self, String> {
-        let failed = |error| format!("{SETTING}: {error}");
-        let before = fs::read_to_string(SETTING).map_err(failed)?;
-        fs::write(SETTING, SHORT).map_err(failed)?;
+        let failed = |error| format!("{PAGE_LISTS}: {error}");
+        let before = fs::read_to_string(PAGE_LISTS).map_err(failed)?;
+        fs::write(PAGE_LISTS, SHORT).map_err(failed)?;
         Ok(Self { before })
     }
 }
 
 impl Drop for ShortLists {
     fn drop(&mut self) {
-        if let Err(error) = fs::write(SETTING, self.before.trim()) {
-            crate::show::note(&format!("{SETTING} stays at {SHORT}: {error}"));
+        if let Err(error) = fs::write(PAGE_LISTS, self.before.trim()) {
+            crate::show::note(&format!("{PAGE_LISTS} stays at {SHORT}: {error}"));
         }
     }
 }
